@@ -1,0 +1,77 @@
+package engine
+
+import (
+	"context"
+	"os"
+	"time"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// Mount is one step of a root filesystem: a filesystem type, its source and fstab-style options, as
+// containerd's types.Mount has it. A bind of a prepared directory is {Type: "bind", Source: dir,
+// Options: ["rbind"]}.
+type Mount struct {
+	Type    string   `json:"type"`
+	Source  string   `json:"source"`
+	Options []string `json:"options,omitempty"`
+}
+
+// Stdio is what a process gets as descriptors 0, 1 and 2. A nil file means /dev/null. The engine
+// duplicates what it needs; the caller keeps its files and may close them once the call has
+// returned. With a terminal (specs.Process.Terminal) all three are ignored and Process.Console
+// returns the master.
+type Stdio struct {
+	In, Out, Err *os.File
+}
+
+// CreateOptions says what to make a container from.
+type CreateOptions struct {
+	// ID names the container in errors and, where the spec has no cgroupsPath, its cgroup.
+	ID string
+	// Bundle is the OCI bundle's directory: relative paths of the spec start there. The engine
+	// reads no config.json from it; see LoadSpec.
+	Bundle string
+	Spec   *specs.Spec
+	// Rootfs, if any, is mounted in the container's own mount namespace as its root, so nothing of
+	// it is seen on the host. Without it, Spec.Root.Path is the root.
+	Rootfs []Mount
+	Stdio  Stdio
+}
+
+// ExecOptions says what to run in a running container.
+type ExecOptions struct {
+	// ID names the process in errors.
+	ID      string
+	Process *specs.Process
+	Stdio   Stdio
+}
+
+// ExitStatus is how a process ended.
+type ExitStatus struct {
+	// Code is the exit code, 128+n for a process that signal n ended.
+	Code int `json:"code"`
+	// Signal is the number of the signal that ended the process, 0 if it exited.
+	Signal int `json:"signal,omitempty"`
+	// At is when the engine learnt of the end.
+	At time.Time `json:"at"`
+	// Unknown is set where the kernel could not tell the code any more (the process was adopted
+	// after its parent died, and the kernel is older than 6.15). Code is 255 then and Reason says why.
+	Unknown bool   `json:"unknown,omitempty"`
+	Reason  string `json:"reason,omitempty"`
+}
+
+// State is what survives the process that created a container: enough for Adopt to take it over.
+// It is plain data; the caller stores it where it likes.
+type State struct {
+	ID         string    `json:"id"`
+	Bundle     string    `json:"bundle"`
+	Pid        int       `json:"pid"`
+	StartTime  uint64    `json:"startTime"` // field 22 of /proc/PID/stat: with Pid it names a process for good
+	Created    time.Time `json:"created"`
+	CgroupPath string    `json:"cgroupPath"` // as in Spec.Linux.CgroupsPath, resolved
+	Started    bool      `json:"started"`    // false: created, still waiting for Start
+	Paused     bool      `json:"paused,omitempty"`
+}
+
+var _ = context.Background
