@@ -1,0 +1,60 @@
+# Berth. `make run` shows it, `make test` proves it. Everything that is built lands in bin/ and .cache/.
+SHELL       := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := build
+
+VERSION  := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+LDFLAGS  := -s -w -X main.version=$(VERSION)
+GOBUILD  := CGO_ENABLED=0 go build -trimpath -ldflags "$(LDFLAGS)"
+PREFIX   ?= /usr/local
+TOOLS    := $(CURDIR)/.cache/bin
+RUN      ?=          # make test RUN=TestHello: only these tests of test/
+
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+DEPGUARD    := github.com/OpenPeeDeeP/depguard/v2/cmd/depguard@v2.3.0
+
+.PHONY: build run test unit e2e lint bench install clean tools busybox
+
+build: ## static binaries in bin/
+	$(GOBUILD) -o bin/ ./cmd/berth ./cmd/containerd-shim-berth-v1
+
+# The example pod in a root and a run directory of its own: nothing is left behind. On a terminal it
+# follows the pod's logs until Ctrl-C; without one it ends the pod after the page was fetched.
+run: build ## build, run examples/hello.yaml, fetch its page
+	dir=$$(mktemp -d); trap 'rm -rf --one-file-system "$$dir"' EXIT; \
+	bin/berth --root "$$dir/root" --run "$$dir/run" run examples/hello.yaml --check http://127.0.0.1:8080/
+
+test: lint build busybox ## everything: lint, unit, root and end-to-end tests
+	go test -p 2 -timeout 20m $$(go list ./... | grep -v /test$$)
+	go test -p 2 -timeout 25m -v -count=1 ./test $(if $(RUN),-run $(RUN))
+
+unit: ## the tests beside the code only
+	go test -p 2 -timeout 20m $$(go list ./... | grep -v /test$$)
+
+e2e: build busybox ## the end-to-end tests only; RUN=name picks some
+	go test -timeout 25m -v -count=1 ./test $(if $(RUN),-run $(RUN))
+
+lint: $(TOOLS)/staticcheck $(TOOLS)/depguard ## gofmt, vet, staticcheck, the direction of imports
+	@bad=$$(gofmt -l $$(git ls-files '*.go')); if [ -n "$$bad" ]; then echo "gofmt -w would change:"; echo "$$bad"; exit 1; fi
+	go vet ./...
+	$(TOOLS)/staticcheck ./...
+	$(TOOLS)/depguard ./...
+
+bench: build ## pod start, exec, stop+remove at 1, 10, 50 at once, over CRI
+	go run ./bench -berth bin/berth $(BENCH)
+
+install: build ## into $(PREFIX)/bin
+	install -D -m 0755 -t $(DESTDIR)$(PREFIX)/bin bin/berth bin/containerd-shim-berth-v1
+
+clean: ## what was built here
+	rm -rf bin .cache
+
+# What tests need and a fresh machine may lack. What can't be had is said here; the tests that need
+# it skip with the reason.
+$(TOOLS)/staticcheck:
+	GOBIN=$(TOOLS) go install $(STATICCHECK)
+$(TOOLS)/depguard:
+	GOBIN=$(TOOLS) go install $(DEPGUARD)
+busybox:
+	@test -x /bin/busybox -o -x /usr/bin/busybox || { apt-get install -y -q busybox-static || { apt-get update -q && apt-get install -y -q busybox-static; }; } </dev/null \
+	  || echo "busybox-static could not be installed: the registry tests will be skipped"
