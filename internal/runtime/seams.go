@@ -1,0 +1,239 @@
+package runtime
+
+import (
+	"context"
+	"io"
+	"net/netip"
+	"time"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/11f9778f/berth/internal/engine"
+	"github.com/11f9778f/berth/internal/trace"
+)
+
+// Image is what the runtime needs to know of an image.
+type Image struct {
+	ID string // digest of its configuration
+	// Ref names it by digest, where one is known; else it is a tag or the ID.
+	Ref string
+	// Config is data, never a control input: what is in it is checked before use.
+	Config ImageConfig
+}
+
+// ImageConfig is the part of an image's configuration that a process is made from.
+type ImageConfig struct {
+	User       string
+	Env        []string
+	Entrypoint []string
+	Cmd        []string
+	WorkingDir string
+	StopSignal string
+	// Volumes are paths that get an anonymous volume.
+	Volumes []string
+}
+
+// Images is the image room, as far as containers need it. Prepare and Remove are idempotent.
+type Images interface {
+	// Lookup finds an image by reference or ID; errdefs.ErrNotFound if it is not here.
+	Lookup(ctx context.Context, ref string) (Image, error)
+	// Prepare makes a writable root filesystem and returns how to mount it.
+	Prepare(ctx context.Context, key string, img Image) ([]engine.Mount, error)
+	Remove(ctx context.Context, key string) error
+	Usage(ctx context.Context, key string) (DiskUsage, error)
+	// ReadFile reads a file of the image, following its links inside it. fs.ErrNotExist if there is none.
+	ReadFile(ctx context.Context, img Image, path string, limit int64) ([]byte, error)
+	// Keys lists the snapshots that exist.
+	Keys(ctx context.Context) ([]string, error)
+}
+
+// AttachRequest asks for a pod's addresses.
+type AttachRequest struct {
+	SandboxID, NetNS              string
+	PodNamespace, PodName, PodUID string
+	Ports                         []PortMapping
+}
+
+// Resource is a thing in the kernel or on disk that belongs to a sandbox.
+type Resource struct {
+	Kind  string `json:"kind"` // netns, link, address, rule, shim, …
+	Name  string `json:"name"`
+	Owner string `json:"owner"` // sandbox or container ID, empty if it can't be told
+}
+
+// Network is the network room. Every method is idempotent.
+type Network interface {
+	CreateNetNS(ctx context.Context, id string) (path string, err error)
+	RemoveNetNS(ctx context.Context, id string) error
+	Attach(ctx context.Context, r AttachRequest) ([]netip.Addr, error)
+	Detach(ctx context.Context, id string) error
+	Inventory(ctx context.Context) ([]Resource, error)
+}
+
+// Placement says which shim may keep a sandbox.
+type Placement struct {
+	SandboxID string
+	Tenant    string // sandboxes of two tenants never share a shim
+	Handler   string
+}
+
+// Shims starts, finds and ends shims.
+type Shims interface {
+	// Acquire joins or starts the shim for a sandbox and remembers the choice. Idempotent.
+	Acquire(ctx context.Context, p Placement) (Shim, error)
+	// Lookup returns the shim that keeps a sandbox.
+	Lookup(sandboxID string) (Shim, bool)
+	// Release gives the sandbox's place up; the last one out ends the shim. Idempotent.
+	Release(ctx context.Context, sandboxID string) error
+	// Events carries what shims report. The channel is closed when the manager is.
+	Events() <-chan ShimEvent
+	Inventory(ctx context.Context) ([]Resource, error)
+}
+
+// ShimEventKind says what a shim reported, or what was noticed about it.
+type ShimEventKind string
+
+const (
+	ShimExit     ShimEventKind = "exit"     // a container's init has ended
+	ShimOOM      ShimEventKind = "oom"      // the kernel killed a process of the container for memory
+	ShimReplaced ShimEventKind = "replaced" // a successor keeps the sandboxes now
+	ShimLost     ShimEventKind = "lost"     // there is no successor: its containers are gone
+)
+
+// ShimEvent is one report. Exit is set for ShimExit, Sandboxes for ShimReplaced and ShimLost.
+type ShimEvent struct {
+	Kind        ShimEventKind
+	ContainerID string
+	Exit        Exit
+	Sandboxes   []string
+}
+
+// Exit is how a container ended.
+type Exit struct {
+	Code    int       `json:"code"`
+	At      time.Time `json:"at"`
+	Unknown bool      `json:"unknown,omitempty"`
+	Reason  string    `json:"reason,omitempty"`
+}
+
+// ShimSandbox asks a shim to keep a pod's namespaces.
+type ShimSandbox struct {
+	ID, NetNS string
+	IPC, UTS  bool
+	Hostname  string
+	Sysctls   map[string]string
+	Bundle    string
+	// Annotations tell a foreign shim what the sandbox is.
+	Annotations map[string]string
+}
+
+// Task is a container as a shim sees it.
+type Task struct {
+	ID       string
+	Bundle   string
+	Rootfs   []engine.Mount
+	Terminal bool
+	Stdin    bool
+	// StdinOnce closes stdin when the first attached client leaves.
+	StdinOnce bool
+	LogPath   string // absolute; empty drops the output
+}
+
+// TaskState is a shim's answer for recovery.
+type TaskState struct {
+	ID      string
+	Pid     int
+	Running bool // the process has been started and has not ended
+	Created bool // it waits for its start
+	Exit    Exit // if neither
+}
+
+// ExecSyncRequest runs a process to its end and collects its output.
+type ExecSyncRequest struct {
+	ContainerID string
+	Process     *specs.Process
+	Timeout     time.Duration // 0 is none
+	Limit       int64         // bytes kept of each stream; the rest is thrown away
+}
+
+// ExecResult is what came of it.
+type ExecResult struct {
+	Stdout, Stderr []byte
+	ExitCode       int
+	// TimedOut is set when Timeout passed and the process was killed.
+	TimedOut bool
+}
+
+// TerminalSize is in characters.
+type TerminalSize struct{ Width, Height uint16 }
+
+// Streams connect a client with a process. Nil ones are not connected. Resize may be nil.
+type Streams struct {
+	In       io.Reader
+	Out, Err io.Writer
+	TTY      bool
+	Resize   <-chan TerminalSize
+}
+
+// Shim is a running shim. Every call has the deadline of its context and nothing else.
+type Shim interface {
+	CreateSandbox(ctx context.Context, s ShimSandbox) (ipc, uts string, err error)
+	// RemoveSandbox ends what is left of the sandbox and forgets it. Idempotent.
+	RemoveSandbox(ctx context.Context, id string) error
+
+	CreateTask(ctx context.Context, t Task) (pid int, err error)
+	StartTask(ctx context.Context, id string) (pid int, err error)
+	KillTask(ctx context.Context, id string, signal int) error
+	// DeleteTask kills what is left and forgets the container. Idempotent: nil for an unknown one.
+	DeleteTask(ctx context.Context, id string) error
+	UpdateTask(ctx context.Context, id string, r *specs.LinuxResources) error
+	// Tasks lists a sandbox's containers.
+	Tasks(ctx context.Context, sandboxID string) ([]TaskState, error)
+	// TaskTrace returns the shim's own spans of a container's start, if it keeps them.
+	TaskTrace(ctx context.Context, id string) ([]trace.Span, error)
+
+	ExecSync(ctx context.Context, r ExecSyncRequest) (ExecResult, error)
+	Exec(ctx context.Context, containerID, execID, bundle string, p *specs.Process, s Streams) (exitCode int, err error)
+	Attach(ctx context.Context, containerID string, s Streams) error
+	ReopenLog(ctx context.Context, containerID string) error
+}
+
+// Kernel is what the runtime asks of the machine itself: cgroups, processes, mounts. All calls are
+// idempotent.
+type Kernel interface {
+	CreateCgroup(ctx context.Context, path string, r *Resources) error
+	UpdateCgroup(ctx context.Context, path string, r *Resources) error
+	// RemoveCgroup kills what is in the cgroup and below it, waits until that is dead, and removes
+	// the directories.
+	RemoveCgroup(ctx context.Context, path string) error
+	// KillCgroup kills every process in the cgroup and below it and waits until they are dead.
+	KillCgroup(ctx context.Context, path string) error
+	// Kill sends a signal to a process if it is still in the cgroup: a pid that was used again is not hit.
+	Kill(ctx context.Context, pid int, cgroup string, signal int) error
+	Stats(ctx context.Context, cgroup string) (Stats, error)
+	// Processes lists the pids in the cgroup and below it.
+	Processes(ctx context.Context, cgroup string) ([]int, error)
+	// Cgroups lists the cgroups directly below path.
+	Cgroups(ctx context.Context, path string) ([]string, error)
+
+	MountTmpfs(ctx context.Context, dir string, size int64) error
+	Unmount(ctx context.Context, dir string) error
+	// Mounts lists the mount points below dir.
+	Mounts(ctx context.Context, dir string) ([]string, error)
+	// BootID names the present boot.
+	BootID() (string, error)
+}
+
+// Stats is what a cgroup has used.
+type Stats struct {
+	At               time.Time
+	CPUNanos         uint64
+	MemoryUsage      uint64
+	MemoryWorkingSet uint64
+	MemoryRSS        uint64
+	MemoryLimit      uint64 // 0 is none
+	PageFaults       uint64
+	MajorPageFaults  uint64
+	SwapUsage        uint64
+	Pids             uint64
+}
