@@ -1,0 +1,232 @@
+package stage
+
+import (
+	"encoding/binary"
+	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// Arg is one argument of a system call in the child.
+type Arg struct {
+	value uint64
+	kind  argKind
+}
+
+type argKind uint8
+
+const (
+	immediate argKind = iota
+	inData            // an offset in the program's data
+	loaded            // an address in the child: a 32-bit value is loaded from there
+)
+
+// Int is a plain number.
+func Int[T ~int | ~int8 | ~int32 | ~int64 | ~uint | ~uint32 | ~uint64 | ~uintptr](v T) Arg {
+	return Arg{value: uint64(v)}
+}
+
+// Cell is a place in the child that keeps a call's result over batches: a descriptor, mostly.
+type Cell struct{ addr uint64 }
+
+// Value passes the cell's content as a 32-bit number.
+func (c Cell) Value() Arg { return Arg{value: c.addr, kind: loaded} }
+
+// Address passes the cell's address.
+func (c Cell) Address() Arg { return Arg{value: c.addr} }
+
+// Answered returns the n-th of the sixteen cells whose content comes back with each answer.
+func Answered(n int) Cell { return Cell{addr: cellAddr + 8*uint64(n)} }
+
+// Instruction is one system call of a program; its methods refine what has just been added.
+type Instruction struct {
+	what     string
+	nr       uint64
+	args     []Arg
+	out      uint64
+	tolerate uint64
+	onError  *Label // where a tolerated error goes, nil: on
+	goTo     *Label
+}
+
+// Into stores the result in c.
+func (i *Instruction) Into(c Cell) *Instruction { i.out = c.addr; return i }
+
+// Tolerate names up to four errnos that are no failure.
+func (i *Instruction) Tolerate(errnos ...unix.Errno) *Instruction {
+	for n, e := range errnos {
+		i.tolerate |= uint64(e) << (16 * n)
+	}
+	return i
+}
+
+// TolerateAny makes every error no failure.
+func (i *Instruction) TolerateAny() *Instruction { i.tolerate = 0xffff; return i }
+
+// ElseGoTo continues at l after a tolerated error.
+func (i *Instruction) ElseGoTo(l *Label) *Instruction { i.onError = l; return i }
+
+// Label is a place in a program. Its zero value is ready; Program.Mark sets it.
+type Label struct {
+	index int
+	set   bool
+}
+
+// Program is a list of system calls to be made by the child. It is built once and run once; it is not
+// safe for concurrent use. The zero value is an empty program.
+type Program struct {
+	ins  []*Instruction
+	data []byte
+	ptrs []int // offsets in data that hold an offset in data, to be made an address
+	fds  []*os.File
+}
+
+// Do adds a system call. what says in an error message what the call is for: "mount /proc".
+func (p *Program) Do(what string, nr uintptr, args ...Arg) *Instruction {
+	i := &Instruction{what: what, nr: uint64(nr), args: args}
+	p.ins = append(p.ins, i)
+	return i
+}
+
+const (
+	opEnd  = ^uint64(0)     // -1
+	opJump = ^uint64(0) - 1 // -2
+)
+
+// GoTo adds a jump.
+func (p *Program) GoTo(l *Label) {
+	p.ins = append(p.ins, &Instruction{nr: opJump, goTo: l})
+}
+
+// Mark sets l to the next instruction.
+func (p *Program) Mark(l *Label) { l.index, l.set = len(p.ins), true }
+
+// Empty reports whether the program has no instruction.
+func (p *Program) Empty() bool { return len(p.ins) == 0 }
+
+// String passes a NUL-terminated string by address.
+func (p *Program) String(s string) Arg { return p.Bytes(append([]byte(s), 0)) }
+
+// Bytes passes b by address, aligned to eight bytes.
+func (p *Program) Bytes(b []byte) Arg {
+	off := len(p.data)
+	p.data = append(p.data, b...)
+	for len(p.data)%8 != 0 {
+		p.data = append(p.data, 0)
+	}
+	return Arg{value: uint64(off), kind: inData}
+}
+
+// Words passes an array of 64-bit numbers by address; Args of kind String or Bytes become pointers in it.
+func (p *Program) Words(words ...Arg) Arg {
+	b := make([]byte, 0, 8*len(words))
+	for _, w := range words {
+		b = binary.LittleEndian.AppendUint64(b, w.value)
+	}
+	a := p.Bytes(b)
+	for n, w := range words {
+		if w.kind == inData {
+			p.ptrs = append(p.ptrs, int(a.value)+8*n)
+		}
+	}
+	return a
+}
+
+// Strings passes a NULL-terminated array of strings, as execve wants its argv and envp.
+func (p *Program) Strings(list []string) Arg {
+	words := make([]Arg, 0, len(list)+1)
+	for _, s := range list {
+		words = append(words, p.String(s))
+	}
+	return p.Words(append(words, Int(0))...)
+}
+
+// File passes a descriptor: the child gets a duplicate of f for this batch and until it executes.
+// The caller closes f after Run.
+func (p *Program) File(f *os.File) Arg {
+	n := len(p.fds)
+	p.fds = append(p.fds, f)
+	return Arg{value: fdsAddr + 4*uint64(n), kind: loaded}
+}
+
+const instructionSize = 88
+
+// assemble lays the program out for the child. Data that does not fit into the packet is returned
+// as big, to be mapped at bigAddr by the first instruction.
+func (p *Program) assemble() (batch, big []byte, err error) {
+	ins := append(append([]*Instruction(nil), p.ins...), &Instruction{nr: opEnd})
+	first := 0 // instructions put before the program's own
+	if instructionSize*(len(ins)+1)+len(p.data) > batchSize {
+		first = 1
+	}
+	codeLen := instructionSize * (len(ins) + first)
+	if codeLen > batchSize || len(p.fds) > 253 {
+		return nil, nil, fmt.Errorf("stage: program of %d calls and %d descriptors is too long", len(ins), len(p.fds))
+	}
+	base := uint64(batchAddr + codeLen)
+	data := append([]byte(nil), p.data...)
+	if first == 1 {
+		base = bigAddr
+	}
+	for _, off := range p.ptrs {
+		binary.LittleEndian.PutUint64(data[off:], base+binary.LittleEndian.Uint64(data[off:]))
+	}
+	var b []byte
+	if first == 1 {
+		b = appendInstruction(b, mapBig(len(p.fds), len(data)), base, 0)
+	}
+	for _, i := range ins {
+		for _, l := range []*Label{i.onError, i.goTo} {
+			if l != nil && !l.set {
+				return nil, nil, fmt.Errorf("stage: %s: jump to a label that was never set", i.what)
+			}
+		}
+		b = appendInstruction(b, i, base, first)
+	}
+	if first == 1 {
+		return b, data, nil
+	}
+	return append(b, data...), nil, nil
+}
+
+// mapBig maps the descriptor behind the program's own n ones.
+func mapBig(n, size int) *Instruction {
+	return &Instruction{what: "map arguments", nr: unix.SYS_MMAP, args: []Arg{
+		Int(bigAddr), Int(size), Int(unix.PROT_READ | unix.PROT_WRITE), Int(unix.MAP_PRIVATE | unix.MAP_FIXED),
+		{value: fdsAddr + 4*uint64(n), kind: loaded}, Int(0),
+	}}
+}
+
+func appendInstruction(b []byte, i *Instruction, dataAt uint64, first int) []byte {
+	place := func(l *Label) uint64 {
+		if l == nil {
+			return 0
+		}
+		return batchAddr + instructionSize*uint64(l.index+first)
+	}
+	put := func(v uint64) { b = binary.LittleEndian.AppendUint64(b, v) }
+	put(i.nr)
+	var mask uint64
+	for n := range 6 {
+		var a Arg
+		switch {
+		case i.goTo != nil && n == 0:
+			a = Arg{value: place(i.goTo)}
+		case n < len(i.args):
+			a = i.args[n]
+		}
+		switch a.kind {
+		case inData:
+			a.value += dataAt
+		case loaded:
+			mask |= 1 << n
+		}
+		put(a.value)
+	}
+	put(i.out)
+	put(mask)
+	put(i.tolerate)
+	put(place(i.onError))
+	return b
+}
