@@ -1,0 +1,116 @@
+package sys
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// Splice moves at most n bytes from the pipe in to offset off of the regular file out, without waiting.
+// The move is whole in the eyes of a SIGKILL: each byte is either still in the pipe or in the file. It
+// returns 0 at the end of the pipe's data when no writer is left, and EAGAIN (std syscall's) when there is
+// nothing yet.
+func Splice(in uintptr, out *os.File, off int64, n int) (int, error) {
+	conn, err := out.SyscallConn()
+	if err != nil {
+		return 0, fmt.Errorf("splice into %s: %w", out.Name(), err)
+	}
+	var moved int64
+	var serr error
+	err = conn.Control(func(fd uintptr) {
+		for {
+			moved, serr = unix.Splice(int(in), nil, int(fd), &off, n, unix.SPLICE_F_NONBLOCK)
+			if serr != unix.EINTR {
+				return
+			}
+		}
+	})
+	return int(max(moved, 0)), errors.Join(err, serr)
+}
+
+// ReadFD reads from a non-blocking descriptor that somebody else owns; for use inside a RawConn's callback.
+func ReadFD(fd uintptr, p []byte) (int, error) {
+	for {
+		n, err := unix.Read(int(fd), p)
+		if err != unix.EINTR {
+			return max(n, 0), err
+		}
+	}
+}
+
+// MakeFIFO makes a FIFO at path for the user and group. One that is there already is taken as it is; anything else
+// there is an error.
+func MakeFIFO(path string, mode fs.FileMode, uid, gid int) error {
+	err := unix.Mkfifo(path, uint32(mode.Perm()))
+	if err != nil && err != unix.EEXIST {
+		return fmt.Errorf("make FIFO %s: %w", path, err)
+	}
+	var st unix.Stat_t
+	if err := unix.Lstat(path, &st); err != nil {
+		return fmt.Errorf("make FIFO %s: %w", path, err)
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFIFO {
+		return fmt.Errorf("make FIFO %s: something that is no FIFO is there: %w", path, unix.EEXIST)
+	}
+	if int(st.Uid) == uid && int(st.Gid) == gid {
+		return nil
+	}
+	if err := unix.Lchown(path, uid, gid); err != nil {
+		return fmt.Errorf("make FIFO %s: %w", path, err)
+	}
+	return nil
+}
+
+// OpenFIFO opens the FIFO at path and never waits for the other side. flag is O_RDONLY, O_WRONLY or O_RDWR,
+// with O_NONBLOCK for a file that goroutines wait on, without it for one that is given to a process
+// (which is then O_RDWR, or the other side is held open already, lest the open blocks).
+func OpenFIFO(path string, flag int) (*os.File, error) {
+	// The descriptor is made here and not by os.OpenFile, which would set O_NONBLOCK by itself: a container
+	// must find its standard output blocking.
+	fd, err := unix.Open(path, flag|unix.O_CLOEXEC|unix.O_NOFOLLOW|unix.O_NOCTTY, 0)
+	if err != nil {
+		return nil, &fs.PathError{Op: "open FIFO", Path: path, Err: err}
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFIFO {
+		unix.Close(fd)
+		return nil, &fs.PathError{Op: "open FIFO", Path: path, Err: errors.Join(err, errors.New("not a FIFO"))}
+	}
+	return os.NewFile(uintptr(fd), path), nil
+}
+
+// SetNonblock makes the file's description non-blocking and returns a file that goroutines can wait on.
+// f must not be used afterwards.
+func SetNonblock(f *os.File) (*os.File, error) {
+	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 3)
+	if err != nil {
+		return nil, fmt.Errorf("duplicate %s: %w", f.Name(), err)
+	}
+	name := f.Name()
+	f.Close()
+	if err := unix.SetNonblock(fd, true); err != nil {
+		unix.Close(fd)
+		return nil, fmt.Errorf("set %s non-blocking: %w", name, err)
+	}
+	return os.NewFile(uintptr(fd), name), nil
+}
+
+// Inode returns the inode number and the size of an open file.
+func Inode(f *os.File) (ino uint64, size int64, err error) {
+	conn, err := f.SyscallConn()
+	if err != nil {
+		return 0, 0, fmt.Errorf("stat %s: %w", f.Name(), err)
+	}
+	var st unix.Stat_t
+	var serr error
+	if err := conn.Control(func(fd uintptr) { serr = unix.Fstat(int(fd), &st) }); err != nil {
+		return 0, 0, fmt.Errorf("stat %s: %w", f.Name(), err)
+	}
+	if serr != nil {
+		return 0, 0, fmt.Errorf("stat %s: %w", f.Name(), serr)
+	}
+	return st.Ino, st.Size, nil
+}

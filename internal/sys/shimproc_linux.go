@@ -1,0 +1,74 @@
+package sys
+
+import (
+	"encoding/binary"
+	"fmt"
+	"os"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// BecomeSubreaper makes this process the parent of orphans among its descendants.
+func BecomeSubreaper() error {
+	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
+		return fmt.Errorf("prctl PR_SET_CHILD_SUBREAPER: %w", err)
+	}
+	return nil
+}
+
+// OpenPidFD opens a process file descriptor that goroutines can wait on (it is readable once the process
+// has ended).
+func OpenPidFD(pid int) (*os.File, error) {
+	fd, err := unix.PidfdOpen(pid, unix.PIDFD_NONBLOCK)
+	if err != nil {
+		return nil, fmt.Errorf("pidfd of process %d: %w", pid, err)
+	}
+	return os.NewFile(uintptr(fd), fmt.Sprintf("pidfd:%d", pid)), nil
+}
+
+// SignalPidFD sends a signal to the process behind pidfd; a process that has ended is os.ErrProcessDone.
+func SignalPidFD(pidfd *os.File, sig unix.Signal) error {
+	conn, err := pidfd.SyscallConn()
+	if err != nil {
+		return fmt.Errorf("signal %s: %w", pidfd.Name(), err)
+	}
+	var serr error
+	if err := conn.Control(func(fd uintptr) { serr = unix.PidfdSendSignal(int(fd), sig, nil, 0) }); err != nil {
+		return fmt.Errorf("signal %s: %w", pidfd.Name(), err)
+	}
+	switch serr {
+	case nil:
+		return nil
+	case unix.ESRCH:
+		return os.ErrProcessDone
+	}
+	return fmt.Errorf("signal %s: %w", pidfd.Name(), serr)
+}
+
+// ReapOrphan takes the exit status of an ended child that is not one of known, if there is one. It is for a
+// subreaper whose own children are waited for by their pidfds: it finds each ended child without reaping it
+// first (WNOWAIT). ok is false when the next ended child is a known one, or none has ended.
+func ReapOrphan(known func(pid int) bool) (pid int, ok bool, err error) {
+	var info unix.Siginfo
+	if err := unix.Waitid(unix.P_ALL, 0, &info, unix.WEXITED|unix.WNOHANG|unix.WNOWAIT, nil); err != nil {
+		if err == unix.ECHILD {
+			return 0, false, nil
+		}
+		return 0, false, fmt.Errorf("waitid: %w", err)
+	}
+	pid = siginfoPid(&info)
+	if pid == 0 || known(pid) {
+		return pid, false, nil
+	}
+	if _, err := unix.Wait4(pid, nil, unix.WNOHANG, nil); err != nil {
+		return pid, false, fmt.Errorf("wait for process %d: %w", pid, err)
+	}
+	return pid, true, nil
+}
+
+// siginfoPid reads si_pid, which follows three ints and, on 64-bit machines, four bytes of padding.
+func siginfoPid(info *unix.Siginfo) int {
+	raw := (*[unsafe.Sizeof(unix.Siginfo{})]byte)(unsafe.Pointer(info))
+	return int(int32(binary.NativeEndian.Uint32(raw[12+unsafe.Sizeof(uintptr(0))-4:])))
+}
