@@ -1,0 +1,26 @@
+package sys
+
+import "golang.org/x/sys/unix"
+
+// xattrMax is the kernel's XATTR_SIZE_MAX.
+const xattrMax = 64 << 10
+
+func fsetxattr(fd int, name string, value []byte) error {
+	return retry(func() error { return unix.Fsetxattr(fd, name, value, 0) })
+}
+
+func fgetxattr(fd int, name string) ([]byte, error) {
+	buf := make([]byte, 256)
+	for {
+		n, err := unix.Fgetxattr(fd, name, buf)
+		switch {
+		case err == nil:
+			return buf[:n], nil
+		case err == unix.EINTR:
+		case err == unix.ERANGE && len(buf) < xattrMax:
+			buf = make([]byte, xattrMax)
+		default:
+			return nil, err
+		}
+	}
+}
