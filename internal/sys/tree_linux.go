@@ -14,7 +14,7 @@ const maxOpenDepth = 64
 // RemoveAll removes name and all below it, never following a symbolic link. A tree of any depth takes a
 // bounded number of descriptors: what lies too deep is moved up into d first (as "<name>.deep-<n>"), so d
 // must be a directory of the caller's own on the same filesystem. What is not there is no error.
-func (d *Dir) RemoveAll(ctx context.Context, name string) error {
+func (d *Folder) RemoveAll(ctx context.Context, name string) error {
 	r := remover{ctx: ctx, top: d, prefix: name + ".deep-"}
 	queue := []string{name}
 	for len(queue) > 0 {
@@ -29,13 +29,13 @@ func (d *Dir) RemoveAll(ctx context.Context, name string) error {
 
 type remover struct {
 	ctx    context.Context
-	top    *Dir
+	top    *Folder
 	prefix string
 	next   int
 	deep   []string // what was moved up into top
 }
 
-func (r *remover) remove(parent *Dir, name string, depth int) error {
+func (r *remover) remove(parent *Folder, name string, depth int) error {
 	switch err := parent.Unlink(name); err {
 	case nil, unix.ENOENT:
 		return nil
@@ -61,7 +61,7 @@ func (r *remover) remove(parent *Dir, name string, depth int) error {
 	return nil
 }
 
-func (r *remover) empty(parent *Dir, name string, depth int) error {
+func (r *remover) empty(parent *Folder, name string, depth int) error {
 	sub, err := parent.Sub(name)
 	if err == unix.ENOENT {
 		return nil
@@ -89,7 +89,7 @@ func (r *remover) empty(parent *Dir, name string, depth int) error {
 // DiskUsage adds up what the directory and all below it take on its filesystem: bytes of disk and
 // inodes, hard links once. It follows no link and leaves the filesystem out that is mounted below.
 // What changes meanwhile is counted as it is met. The depth of the tree does not matter.
-func (d *Dir) DiskUsage(ctx context.Context) (bytes, inodes int64, err error) {
+func (d *Folder) DiskUsage(ctx context.Context) (bytes, inodes int64, err error) {
 	self, err := d.Stat()
 	if err != nil {
 		return 0, 0, err
@@ -116,7 +116,7 @@ type usageWalk struct {
 	deep          [][]string // paths of directories that were counted but not entered
 }
 
-func (w *usageWalk) walk(d *Dir, path []string, depth int) error {
+func (w *usageWalk) walk(d *Folder, path []string, depth int) error {
 	names, err := d.Names(-1)
 	if err != nil {
 		return err
@@ -148,7 +148,7 @@ func (w *usageWalk) walk(d *Dir, path []string, depth int) error {
 	return nil
 }
 
-func (w *usageWalk) enter(d *Dir, path []string, depth int) error {
+func (w *usageWalk) enter(d *Folder, path []string, depth int) error {
 	if depth+1 >= maxOpenDepth {
 		w.deep = append(w.deep, path)
 		return nil
@@ -161,7 +161,7 @@ func (w *usageWalk) enter(d *Dir, path []string, depth int) error {
 	return w.walk(sub, path, depth+1)
 }
 
-func (w *usageWalk) walkDeep(root *Dir, path []string) error {
+func (w *usageWalk) walkDeep(root *Folder, path []string) error {
 	d, err := root.Sub(".")
 	if err != nil {
 		return err

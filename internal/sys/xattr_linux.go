@@ -6,7 +6,7 @@ import "golang.org/x/sys/unix"
 const xattrMax = 64 << 10
 
 func fsetxattr(fd int, name string, value []byte) error {
-	return retry(func() error { return unix.Fsetxattr(fd, name, value, 0) })
+	return uninterrupted(func() error { return unix.Fsetxattr(fd, name, value, 0) })
 }
 
 func fgetxattr(fd int, name string) ([]byte, error) {

@@ -10,10 +10,10 @@ import (
 	"testing"
 )
 
-func openTemp(t *testing.T) (*Dir, string) {
+func openTemp(t *testing.T) (*Folder, string) {
 	t.Helper()
 	path := t.TempDir()
-	d, err := OpenDir(path)
+	d, err := OpenFolder(path)
 	if err != nil {
 		t.Fatal(err)
 	}
