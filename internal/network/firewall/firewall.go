@@ -1,0 +1,151 @@
+// Package firewall keeps the nftables table of the bridge: masquerade for what leaves the pods' subnets, and
+// host ports.
+//
+//	table inet berth
+//	  map ports4   proto . host port              → pod address . pod port    open on every address
+//	  map ports4on host address . proto . port    → pod address . pod port    open on one address
+//	  map ports6, ports6on                          the same for IPv6
+//	  chain ports        dnat by the four maps
+//	  chain prerouting   what is for an address of the host goes to ports
+//	  chain output       the same for the host's own processes
+//	  chain postrouting  masquerade
+//	  chain guard        nobody on the bridge reaches the host's 127.0.0.0/8
+//
+// A host port is one element of a map, so that adding and removing one costs the same however many there
+// are. The table is built in one transaction: it is there whole or not at all.
+//
+// The package touches no table but its own. It does not know who owns a port.
+package firewall
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/google/nftables"
+	"github.com/mdlayher/netlink"
+)
+
+// ErrNotSupported says that the kernel has no nftables, or not all of what the table needs.
+var ErrNotSupported = errors.New("the kernel has no nf_tables with NAT (CONFIG_NF_TABLES_INET, CONFIG_NFT_NAT, CONFIG_NFT_MASQ, CONFIG_NFT_FIB_INET): " +
+	"load the module nf_tables, or run the pod without host ports")
+
+// errMissing says that the table or an element of it is not there.
+var errMissing = errors.New("not in the table")
+
+// Forward is one host port.
+type Forward struct {
+	// Protocol is "tcp", "udp" or "sctp".
+	Protocol string
+	// HostIP is the one address that the port is open on; the zero value means all of To's family.
+	HostIP   netip.Addr
+	HostPort uint16
+	// To is the pod's address and port.
+	To netip.AddrPort
+}
+
+// Table is the table of one bridge.
+type Table struct {
+	name, bridge string
+	ns           *os.File
+
+	mu sync.Mutex // one transaction at a time
+}
+
+// New returns the table called name for a bridge in the network namespace ns, nil for the process's own. It
+// asks nothing of the kernel.
+func New(name, bridge string, ns *os.File) *Table { return &Table{name: name, bridge: bridge, ns: ns} }
+
+func (t *Table) table() *nftables.Table {
+	return &nftables.Table{Name: t.name, Family: nftables.TableFamilyINet}
+}
+
+// conn returns a connection for one transaction. It is not kept: after a failed one, answers may be left in it.
+func (t *Table) conn() (*nftables.Conn, error) {
+	deadline := func(c *netlink.Conn) error { return c.SetDeadline(time.Now().Add(10 * time.Second)) }
+	opts := []nftables.ConnOption{nftables.WithSockOptions(deadline)}
+	if t.ns != nil {
+		opts = append(opts, nftables.WithNetNSFd(int(t.ns.Fd())))
+	}
+	return nftables.New(opts...)
+}
+
+// transact sends what build asks for as one transaction.
+func (t *Table) transact(what string, build func(c *nftables.Conn) error) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	c, err := t.conn()
+	if err != nil {
+		return fmt.Errorf("%s in table %s: %w", what, t.name, err)
+	}
+	if err = build(c); err == nil {
+		err = c.Flush()
+	}
+	if err != nil {
+		return fmt.Errorf("%s in table %s: %w", what, t.name, err)
+	}
+	return nil
+}
+
+// Build makes the table, or replaces the one that is there, with masquerade for the subnets and the given
+// host ports, in one transaction. The error wraps ErrNotSupported where the kernel lacks nftables.
+func (t *Table) Build(subnets []netip.Prefix, ports []Forward) error {
+	err := t.transact("build", func(c *nftables.Conn) error {
+		c.AddTable(t.table()) // so that there is something to delete
+		c.DelTable(t.table())
+		c.AddTable(t.table())
+		if err := t.addMaps(c, ports); err != nil {
+			return err
+		}
+		t.addChains(c, subnets)
+		return nil
+	})
+	return unsupported(err)
+}
+
+// unsupported recognises what a kernel without (all of) nftables answers to a transaction that is correct.
+func unsupported(err error) error {
+	for _, e := range []error{syscall.EPROTONOSUPPORT, syscall.EAFNOSUPPORT, syscall.EOPNOTSUPP, syscall.ENOENT, syscall.EINVAL} {
+		if errors.Is(err, e) {
+			return fmt.Errorf("%w: %w", ErrNotSupported, err)
+		}
+	}
+	return err
+}
+
+// Exists reports whether the table is there. A kernel without nftables has none.
+func (t *Table) Exists() (bool, error) {
+	c, err := t.conn()
+	if err != nil {
+		return false, fmt.Errorf("look for table %s: %w", t.name, err)
+	}
+	tables, err := c.ListTablesOfFamily(nftables.TableFamilyINet)
+	if err != nil {
+		if errors.Is(unsupported(err), ErrNotSupported) {
+			return false, nil
+		}
+		return false, fmt.Errorf("look for table %s: %w", t.name, err)
+	}
+	for _, have := range tables {
+		if have.Name == t.name {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+// Delete removes the table. A missing one is success.
+func (t *Table) Delete() error {
+	return t.transact("delete", func(c *nftables.Conn) error {
+		c.AddTable(t.table())
+		c.DelTable(t.table())
+		return nil
+	})
+}
+
+// IsMissing reports whether err says that the table, or what was to be removed from it, is not there.
+func IsMissing(err error) bool { return errors.Is(err, syscall.ENOENT) || errors.Is(err, errMissing) }
