@@ -1,11 +1,14 @@
 package cgroup
 
 import (
-	"context"
 	"errors"
+	"fmt"
+	"maps"
 	"os"
-
-	"github.com/opencontainers/runtime-spec/specs-go"
+	"path"
+	"slices"
+	"strings"
+	"syscall"
 )
 
 // ErrUnsupported is wrapped by errors about what this machine's cgroups can't do: a missing controller
@@ -20,74 +23,143 @@ func (unsupported) Is(target error) bool { return target == errors.ErrUnsupporte
 // Group is one control group in all hierarchies. It is a name: it may exist or not. Its methods may be
 // called from several goroutines.
 type Group struct {
-	h    *Hierarchies
-	path string
-}
-
-// OOMEvent tells that the OOM killer was at work in a group.
-type OOMEvent struct {
-	// Kills is the number of processes that it has ended there so far.
-	Kills uint64
+	h   *Hierarchies
+	rel string // "berth/pod1/web": what the kernel resolves below a hierarchy's root
 }
 
 // Load names the group at path ("/berth/poduid/cid") relative to the roots of this machine's hierarchies.
-// It makes nothing and costs no system call after the first time.
-func Load(path string) (*Group, error) { return nil, errors.New("not yet") }
-
-// List returns the paths of the groups below parent that have no children themselves, sorted.
-func List(parent string) ([]string, error) { return nil, errors.New("not yet") }
-
-// Path is the group's path relative to the hierarchies' roots, cleaned, as "/berth/pod1/web".
-func (g *Group) Path() string { return g.path }
-
-// Paths returns the group's absolute directory for each controller ("memory"), for each named
-// hierarchy ("name=systemd"), and under "" for the v2 hierarchy if there is one.
-func (g *Group) Paths() map[string]string { return nil }
-
-// Exists tells whether the group exists in any hierarchy.
-func (g *Group) Exists() bool { return false }
-
-// Create makes the group and its parents in all hierarchies.
-func (g *Group) Create(ctx context.Context) error { return errors.New("not yet") }
-
-// Apply sets limits. Fields that are nil, empty or zero (except where the spec gives zero a meaning)
-// stay as they are.
-func (g *Group) Apply(r *specs.LinuxResources) error { return errors.New("not yet") }
-
-// Join moves the process (all its threads) into the group. Under v1 the first join after a rest waits
-// some 5 ms for the kernel.
-func (g *Group) Join(pid int) error { return errors.New("not yet") }
-
-// FD opens the group's v2 directory for CLONE_INTO_CGROUP. Under v1 the error wraps ErrUnsupported.
-func (g *Group) FD() (*os.File, error) { return nil, errors.New("not yet") }
-
-// Freeze stops all processes of the group and its children, and returns when they stand still.
-func (g *Group) Freeze(ctx context.Context) error { return errors.New("not yet") }
-
-// Thaw lets them run again.
-func (g *Group) Thaw(ctx context.Context) error { return errors.New("not yet") }
-
-// Frozen tells whether the group itself was frozen by Freeze.
-func (g *Group) Frozen() (bool, error) { return false, errors.New("not yet") }
-
-// Kill ends all processes of the group and its children by SIGKILL, and returns when none is left.
-func (g *Group) Kill(ctx context.Context) error { return errors.New("not yet") }
-
-// Pids lists the processes of the group and its children, sorted.
-func (g *Group) Pids() ([]int, error) { return nil, errors.New("not yet") }
-
-// Stats reads the group's counters. The error wraps fs.ErrNotExist if the group does not exist.
-func (g *Group) Stats() (*Stats, error) { return nil, errors.New("not yet") }
-
-// OOMKills is how many processes of the group the OOM killer has ended: one short read.
-func (g *Group) OOMKills() (uint64, error) { return 0, errors.New("not yet") }
-
-// OOMEvents reports each time that the OOM killer was at work, until ctx ends or the group is removed:
-// then the channel is closed. Events that nobody has fetched are merged into one.
-func (g *Group) OOMEvents(ctx context.Context) (<-chan OOMEvent, error) {
-	return nil, errors.New("not yet")
+// It makes nothing, and costs no system call after the first time.
+func Load(path string) (*Group, error) {
+	hs, err := Local()
+	if err != nil {
+		return nil, err
+	}
+	return hs.Load(path)
 }
 
-// Delete removes the group and its children from all hierarchies. It waits while processes that are
-// already dying keep it busy; it kills none.
-func (g *Group) Delete(ctx context.Context) error { return errors.New("not yet") }
+// Load names a group of these hierarchies; see the function Load.
+func (hs *Hierarchies) Load(path string) (*Group, error) {
+	rel, err := clean(path)
+	if err != nil {
+		return nil, err
+	}
+	return &Group{h: hs, rel: rel}, nil
+}
+
+func clean(p string) (string, error) {
+	bad := func(why string) (string, error) { return "", fmt.Errorf("cgroup path %q: %s", p, why) }
+	if len(p) > 3000 {
+		return "", fmt.Errorf("cgroup path of %d bytes: too long", len(p))
+	}
+	rel := strings.Trim(path.Clean("/"+p), "/")
+	if rel == "" {
+		return bad("names the root")
+	}
+	for part := range strings.SplitSeq(p, "/") {
+		switch {
+		case part == "..":
+			return bad(`".." is not allowed`)
+		case len(part) > 255:
+			return bad("a name is longer than 255 bytes")
+		case strings.ContainsAny(part, "\x00\n"):
+			return bad("contains a line break or NUL")
+		}
+	}
+	return rel, nil
+}
+
+// Path is the group's path relative to the hierarchies' roots, cleaned, as "/berth/pod1/web".
+func (g *Group) Path() string { return "/" + g.rel }
+
+// Paths returns the group's absolute directory for each controller ("memory"), for each named v1
+// hierarchy ("name=systemd"), and under "" for the v2 hierarchy if there is one.
+func (g *Group) Paths() map[string]string {
+	paths := map[string]string{}
+	for c, h := range g.h.byController {
+		paths[c] = h.dir.Path(g.rel)
+	}
+	for _, h := range g.h.list {
+		switch {
+		case h.V2:
+			paths[""] = h.dir.Path(g.rel)
+		case h.Name != "":
+			paths["name="+h.Name] = h.dir.Path(g.rel)
+		}
+	}
+	return paths
+}
+
+// Exists tells whether the group exists in any hierarchy.
+func (g *Group) Exists() bool {
+	return slices.ContainsFunc(g.h.list, func(h *hierarchy) bool { return h.dir.Exists(g.rel) })
+}
+
+// FD opens the group's v2 directory for CLONE_INTO_CGROUP. Under v1, hybrid or not, the error wraps
+// ErrUnsupported: the child would be in no v1 hierarchy's group.
+func (g *Group) FD() (*os.File, error) {
+	if !g.h.unified {
+		return nil, fmt.Errorf("open cgroup %s for clone: %w", g.Path(), ErrUnsupported)
+	}
+	f, err := g.h.v2.dir.Open(g.rel, syscall.O_RDONLY|syscall.O_DIRECTORY)
+	if err != nil {
+		return nil, fmt.Errorf("open cgroup for clone: %w", err)
+	}
+	return f, nil
+}
+
+// List returns the paths of the groups below parent, at any depth and in any of this machine's hierarchies,
+// that have no children themselves, sorted. A parent that does not exist has none.
+func List(parent string) ([]string, error) {
+	hs, err := Local()
+	if err != nil {
+		return nil, err
+	}
+	return hs.List(parent)
+}
+
+// List lists leaf groups of these hierarchies; see the function List.
+func (hs *Hierarchies) List(parent string) ([]string, error) {
+	rel, err := clean(parent)
+	if err != nil {
+		return nil, err
+	}
+	leaf := map[string]bool{} // false: has children in some hierarchy
+	for _, h := range hs.list {
+		if err := h.walk(rel, func(dir string, children []string) error {
+			was, seen := leaf[dir]
+			leaf[dir] = len(children) == 0 && (was || !seen)
+			return nil
+		}); err != nil {
+			return nil, fmt.Errorf("list cgroups: %w", err)
+		}
+	}
+	delete(leaf, rel)
+	var list []string
+	for _, dir := range slices.Sorted(maps.Keys(leaf)) {
+		if leaf[dir] {
+			list = append(list, "/"+dir)
+		}
+	}
+	return list, nil
+}
+
+// walk calls f for dir and all directories below, a parent before its children. What vanishes
+// meanwhile, or was never there, is passed over.
+func (h *hierarchy) walk(dir string, f func(dir string, children []string) error) error {
+	children, err := h.dir.Subdirs(dir)
+	if gone(err) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if err := f(dir, children); err != nil {
+		return err
+	}
+	for _, c := range children {
+		if err := h.walk(dir+"/"+c, f); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,160 @@
+package cgroup
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"syscall"
+)
+
+// Kill ends all processes of the group and its children by SIGKILL, and returns when none is left: those that their
+// parents have yet to wait for count as gone. Frozen groups are thawed. A group that does not exist is done.
+//
+// The kernel's own cgroup.kill is used wherever there is a v2 hierarchy, a hybrid's too. Then, or
+// instead, members of the v1 hierarchy are frozen, so that they can't fork away, signalled through pidfds, so that no
+// stranger with a reused number is hit, and thawed to die.
+func (g *Group) Kill(ctx context.Context) error {
+	byKernel, err := g.killByKernel()
+	if err != nil {
+		return fmt.Errorf("kill cgroup: %w", err)
+	}
+	wait := newBackoff()
+	for round := 0; ; round++ {
+		left, err := g.members()
+		if err != nil {
+			return fmt.Errorf("kill cgroup: %w", err)
+		}
+		if len(left) == 0 {
+			return nil
+		}
+		// What cgroup.kill has hit needs a moment to die. Who still lives then was in no v2 group of ours.
+		if !byKernel || round >= 4 {
+			if err := g.killFrozen(ctx); err != nil {
+				return fmt.Errorf("kill cgroup: %w", err)
+			}
+		} else if err := g.thawAll(); err != nil {
+			return fmt.Errorf("kill cgroup: %w", err)
+		}
+		if err := wait.sleep(ctx); err != nil {
+			return fmt.Errorf("kill cgroup %s: %d processes are left, the first is %d: %w", g.Path(), len(left), left[0], err)
+		}
+	}
+}
+
+// killByKernel writes cgroup.kill, and tells whether that was possible.
+func (g *Group) killByKernel() (bool, error) {
+	if g.h.v2 == nil {
+		return false, nil
+	}
+	_, err := g.h.v2.dir.Write(g.rel+"/cgroup.kill", "1")
+	if err == nil {
+		return true, nil
+	}
+	if gone(err) || errors.Is(err, syscall.EOPNOTSUPP) { // a kernel before 5.14, no such group, or a threaded one
+		return false, nil
+	}
+	return false, err
+}
+
+// members lists the processes of all hierarchies that kill: the primary one and v2.
+func (g *Group) members() ([]int, error) {
+	pids, err := g.pidsIn(g.h.primary)
+	if err != nil || g.h.v2 == nil || g.h.primary == g.h.v2 {
+		return pids, err
+	}
+	more, err := g.pidsIn(g.h.v2)
+	if err != nil {
+		return nil, err
+	}
+	pids = append(pids, more...)
+	slices.Sort(pids)
+	return slices.Compact(pids), nil
+}
+
+// killFrozen freezes, signals whoever is in the group, and thaws. It does not wait until all stand still: a child
+// that a process forks while it is being frozen starts frozen, or is found in the next round.
+func (g *Group) killFrozen(ctx context.Context) error {
+	h, err := g.freezer()
+	if err == nil {
+		err = g.setFreezer(h, true)
+	}
+	if err != nil && !errors.Is(err, ErrUnsupported) && !gone(err) {
+		return err
+	}
+	if err == nil {
+		for wait := newBackoff(); wait.next < 4e6; { // 4 ms at most
+			if done, err := g.still(h); done || err != nil || wait.sleep(ctx) != nil {
+				break
+			}
+		}
+	}
+	if err := g.signal(); err != nil {
+		return errors.Join(err, g.thawAll())
+	}
+	return g.thawAll()
+}
+
+// maxPidFDs bounds the descriptors that are open at once, however many processes there are.
+const maxPidFDs = 512
+
+// signal sends SIGKILL to all members.
+func (g *Group) signal() error {
+	pids, err := g.members()
+	if err != nil {
+		return err
+	}
+	for some := range slices.Chunk(pids, maxPidFDs) {
+		if err := g.signalSome(some); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// signalSome signals a process only if it was a member after its pidfd was opened: so the number
+// belonged to a member at that time, or the pidfd to somebody who is dead.
+func (g *Group) signalSome(pids []int) error {
+	procs := make([]*os.Process, 0, len(pids))
+	defer func() {
+		for _, p := range procs {
+			p.Release()
+		}
+	}()
+	for _, pid := range pids {
+		p, err := os.FindProcess(pid) // opens a pidfd
+		if err != nil {
+			return err
+		}
+		procs = append(procs, p)
+	}
+	now, err := g.members()
+	if err != nil {
+		return err
+	}
+	for _, p := range procs {
+		if _, member := slices.BinarySearch(now, p.Pid); !member {
+			continue
+		}
+		err := p.Signal(syscall.SIGKILL)
+		if err != nil && !errors.Is(err, os.ErrProcessDone) && !errors.Is(err, syscall.ESRCH) {
+			return fmt.Errorf("signal process %d: %w", p.Pid, err)
+		}
+	}
+	return nil
+}
+
+// thawAll thaws the group and all its children: a process that stays frozen does not die under v1.
+func (g *Group) thawAll() error {
+	h, err := g.freezer()
+	if err != nil {
+		return nil
+	}
+	return h.walk(g.rel, func(dir string, _ []string) error {
+		if err := h.setFreezer(dir, false); err != nil && !gone(err) {
+			return err
+		}
+		return nil
+	})
+}
