@@ -1,0 +1,55 @@
+package node
+
+import (
+	"time"
+
+	"github.com/11f9778f/berth/internal/image"
+	"github.com/11f9778f/berth/internal/trace"
+)
+
+// The paths below /node/ on node.sock. Errors are {"error": "a sentence"} with a code that is not 2xx.
+//
+//	GET    /node/info                    Info
+//	GET    /node/images                  []image.Image
+//	GET    /node/image?ref=R             image.Image
+//	DELETE /node/image?ref=R
+//	POST   /node/images/pull?ref=R       NDJSON of Step
+//	POST   /node/images/import?name=N    body: archive; NDJSON of Step
+//	GET    /node/inventory               []Item
+//	POST   /node/repair                  []Item that were removed
+//	GET    /node/trace/NAMESPACE/POD     Trace
+
+// Info is what a node says of itself.
+type Info struct {
+	Version string    `json:"version,omitempty"`
+	Pid     int       `json:"pid"`
+	Started time.Time `json:"started"`
+	Root    string    `json:"root"`
+	Run     string    `json:"run"`
+	Names   Names     `json:"names"`
+}
+
+// Step is one line of a pull or an import: how far it is, or in the last line what came of it.
+type Step struct {
+	Progress *image.Progress `json:"progress,omitempty"`
+	Images   []image.Image   `json:"images,omitempty"`
+	Error    string          `json:"error,omitempty"`
+}
+
+// Item is one thing on disk or in the kernel that Berth made.
+type Item struct {
+	Kind string `json:"kind"` // mount, netns, link, cgroup, snapshot, layer, blob, shim, …
+	Name string `json:"name"`
+	// Owner is who it belongs to, "pod default/hello" or an ID; empty if it has none.
+	Owner string `json:"owner,omitempty"`
+	// Note says what is wrong with it, if anything.
+	Note string `json:"note,omitempty"`
+	// Orphan is set where nobody owns it any more: what Repair removes.
+	Orphan bool `json:"orphan,omitempty"`
+}
+
+// Trace is where the time of a pod's start went.
+type Trace struct {
+	Pod   string       `json:"pod"`
+	Spans []trace.Span `json:"spans"`
+}

@@ -1,0 +1,144 @@
+package node
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+
+	"github.com/11f9778f/berth/internal/image"
+)
+
+// Client calls what a node serves below /node/. Its methods may be called from several goroutines.
+type Client struct{ http *http.Client }
+
+// NewClient returns a client of the node that listens at socket. It connects at the first call.
+func NewClient(socket string) *Client {
+	var d net.Dialer
+	return &Client{http: &http.Client{Transport: &http.Transport{
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return d.DialContext(ctx, "unix", socket)
+		},
+		DisableKeepAlives: true,
+	}}}
+}
+
+// Info asks the node who it is.
+func (c *Client) Info(ctx context.Context) (Info, error) {
+	var out Info
+	return out, c.call(ctx, http.MethodGet, "/node/info", nil, &out)
+}
+
+// Images lists the images in the store.
+func (c *Client) Images(ctx context.Context) ([]image.Image, error) {
+	var out []image.Image
+	return out, c.call(ctx, http.MethodGet, "/node/images", nil, &out)
+}
+
+// Image finds one image by name or ID.
+func (c *Client) Image(ctx context.Context, ref string) (image.Image, error) {
+	var out image.Image
+	return out, c.call(ctx, http.MethodGet, "/node/image", url.Values{"ref": {ref}}, &out)
+}
+
+// RemoveImage removes an image with all its names.
+func (c *Client) RemoveImage(ctx context.Context, ref string) error {
+	return c.call(ctx, http.MethodDelete, "/node/image", url.Values{"ref": {ref}}, nil)
+}
+
+// Pull fetches an image and tells progress how far it is.
+func (c *Client) Pull(ctx context.Context, ref string, progress func(image.Progress)) ([]image.Image, error) {
+	return c.steps(ctx, "/node/images/pull", url.Values{"ref": {ref}}, nil, progress)
+}
+
+// Import takes the images of an archive; name is for one that has none.
+func (c *Client) Import(ctx context.Context, name string, archive io.Reader, progress func(image.Progress)) ([]image.Image, error) {
+	return c.steps(ctx, "/node/images/import", url.Values{"name": {name}}, archive, progress)
+}
+
+// Inventory lists what Berth has on disk and in the kernel.
+func (c *Client) Inventory(ctx context.Context) ([]Item, error) {
+	var out []Item
+	return out, c.call(ctx, http.MethodGet, "/node/inventory", nil, &out)
+}
+
+// Repair removes what nobody owns and lists it.
+func (c *Client) Repair(ctx context.Context) ([]Item, error) {
+	var out []Item
+	return out, c.call(ctx, http.MethodPost, "/node/repair", nil, &out)
+}
+
+// Trace tells where the time of a pod's start went.
+func (c *Client) Trace(ctx context.Context, namespace, name string) (Trace, error) {
+	var out Trace
+	return out, c.call(ctx, http.MethodGet, "/node/trace/"+url.PathEscape(namespace)+"/"+url.PathEscape(name), nil, &out)
+}
+
+func (c *Client) call(ctx context.Context, method, path string, q url.Values, out any) error {
+	resp, err := c.do(ctx, method, path, q, nil)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if out == nil {
+		return nil
+	}
+	if err := json.NewDecoder(resp.Body).Decode(out); err != nil {
+		return fmt.Errorf("%s %s: read the answer: %w", method, path, err)
+	}
+	return nil
+}
+
+// steps reads a stream of Step to its last line.
+func (c *Client) steps(ctx context.Context, path string, q url.Values, body io.Reader, progress func(image.Progress)) ([]image.Image, error) {
+	resp, err := c.do(ctx, http.MethodPost, path, q, body)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	for dec := json.NewDecoder(resp.Body); ; {
+		var s Step
+		if err := dec.Decode(&s); err != nil {
+			return nil, fmt.Errorf("the node broke off: %w", err)
+		}
+		switch {
+		case s.Error != "":
+			return nil, errors.New(s.Error)
+		case s.Progress != nil:
+			if progress != nil {
+				progress(*s.Progress)
+			}
+		default:
+			return s.Images, nil
+		}
+	}
+}
+
+// do returns an answer with a 2xx code, or the node's sentence as an error.
+func (c *Client) do(ctx context.Context, method, path string, q url.Values, body io.Reader) (*http.Response, error) {
+	u := "http://berth" + path
+	if len(q) > 0 {
+		u += "?" + q.Encode()
+	}
+	req, err := http.NewRequestWithContext(ctx, method, u, body)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return nil, fmt.Errorf("call the node: %w", err)
+	}
+	if resp.StatusCode/100 == 2 {
+		return resp, nil
+	}
+	defer resp.Body.Close()
+	var s Step
+	if err := json.NewDecoder(io.LimitReader(resp.Body, 1<<20)).Decode(&s); err != nil || s.Error == "" {
+		return nil, fmt.Errorf("%s %s: %s", method, path, resp.Status)
+	}
+	return nil, errors.New(s.Error)
+}

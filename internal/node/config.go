@@ -1,0 +1,102 @@
+package node
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"io/fs"
+	"log/slog"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/11f9778f/berth/internal/sys"
+)
+
+// DefaultRun is the run directory of the machine's one node, whose things are simply called berth.
+const DefaultRun = "/run/berth"
+
+// Config is what a node is made of. Root and Run are required, absolute paths; the zero value of
+// everything else is good.
+type Config struct {
+	// Root holds what outlives a boot: images, snapshots, pods, logs.
+	Root string
+	// Run holds what dies with a boot: sockets, shims, journal, pinned namespaces.
+	Run string
+	// Names are what the node is called on the machine. Empty ones follow from Run.
+	Names Names
+	// Subnets are the pods' address ranges; none lets the network choose a free one.
+	Subnets []netip.Prefix
+	// GroupSize bounds the pods that one shim keeps; 0 is the shim client's default.
+	GroupSize int
+	// IdleExit ends the node when it had no pod and no call for so long; 0 never.
+	IdleExit time.Duration
+	// PlainHTTP are registries that may be spoken to without TLS; loopback addresses always may.
+	PlainHTTP []string
+	// NodeName is what pods are told; empty is the machine's host name.
+	NodeName string
+	// Exe is the binary that the demo image is made from; empty is /proc/self/exe.
+	Exe string
+	// Log gets what an operator should read. Required.
+	Log *slog.Logger
+}
+
+// Names are the things of a node that the machine has only one name space for.
+type Names struct {
+	// Bridge is the network bridge, 15 bytes at most.
+	Bridge string
+	// Table is the nftables table.
+	Table string
+	// LinkPrefix begins the names of the host's ends of the pods' links, 5 bytes at most.
+	LinkPrefix string
+	// CgroupParent is the cgroup that all pods' cgroups are below, "/berth".
+	CgroupParent string
+}
+
+// NamesFor is what the node of a run directory is called.
+func NamesFor(run string) Names {
+	if run == DefaultRun {
+		return Names{Bridge: "berth0", Table: "berth", LinkPrefix: "bth", CgroupParent: "/berth"}
+	}
+	sum := sha256.Sum256([]byte(run))
+	id := hex.EncodeToString(sum[:4])
+	return Names{Bridge: "berth-" + id, Table: "berth-" + id, LinkPrefix: "b" + id[:4], CgroupParent: "/berth-" + id}
+}
+
+// withDefaults fills what is empty.
+func (c Config) withDefaults() Config {
+	d := NamesFor(c.Run)
+	for _, n := range []struct{ have, want *string }{
+		{&c.Names.Bridge, &d.Bridge}, {&c.Names.Table, &d.Table},
+		{&c.Names.LinkPrefix, &d.LinkPrefix}, {&c.Names.CgroupParent, &d.CgroupParent},
+	} {
+		if *n.have == "" {
+			*n.have = *n.want
+		}
+	}
+	if c.Exe == "" {
+		c.Exe = "/proc/self/exe"
+	}
+	return c
+}
+
+// NodeSocket and CRISocket are where a node listens.
+func (c Config) NodeSocket() string { return filepath.Join(c.Run, "node.sock") }
+func (c Config) CRISocket() string  { return filepath.Join(c.Run, "cri.sock") }
+
+func lockPath(run string) string { return filepath.Join(run, "node.lock") }
+
+// Died tells whether a node was in the run directory that ended without cleaning up, so that pods of
+// it may still run: its lock file is there and nobody holds it.
+func Died(run string) bool {
+	if _, err := os.Stat(lockPath(run)); errors.Is(err, fs.ErrNotExist) {
+		return false
+	}
+	f, err := sys.LockFile(lockPath(run))
+	if err != nil {
+		return false
+	}
+	f.Close()
+	return true
+}

@@ -1,0 +1,29 @@
+package sys
+
+import (
+	"errors"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// ErrLocked says that another open file holds the lock.
+var ErrLocked = errors.New("locked by another process")
+
+// LockFile opens the file path, which is made if it is missing, and locks it until it is closed or the process
+// dies. It does not wait: the error wraps ErrLocked where somebody else has it.
+func LockFile(path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	if err == nil {
+		return f, nil
+	}
+	f.Close()
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		err = ErrLocked
+	}
+	return nil, &os.PathError{Op: "lock", Path: path, Err: err}
+}
