@@ -63,7 +63,8 @@ type Resource struct {
 
 // Network is the network room. Every method is idempotent.
 type Network interface {
-	CreateNetNS(ctx context.Context, id string) (path string, err error)
+	// CreateNetNS makes and pins a namespace; sysctls are those that begin with "net.".
+	CreateNetNS(ctx context.Context, id string, sysctls map[string]string) (path string, err error)
 	RemoveNetNS(ctx context.Context, id string) error
 	Attach(ctx context.Context, r AttachRequest) ([]netip.Addr, error)
 	Detach(ctx context.Context, id string) error
@@ -114,6 +115,8 @@ type Exit struct {
 	At      time.Time `json:"at"`
 	Unknown bool      `json:"unknown,omitempty"`
 	Reason  string    `json:"reason,omitempty"`
+	// OOMKilled is set if the kernel killed a process of the container for memory.
+	OOMKilled bool `json:"oomKilled,omitempty"`
 }
 
 // ShimSandbox asks a shim to keep a pod's namespaces.
@@ -121,8 +124,11 @@ type ShimSandbox struct {
 	ID, NetNS string
 	IPC, UTS  bool
 	Hostname  string
-	Sysctls   map[string]string
-	Bundle    string
+	// Sysctls are those of the IPC and UTS namespaces.
+	Sysctls map[string]string
+	Bundle  string
+	// Cgroup is the pod's.
+	Cgroup string
 	// Annotations tell a foreign shim what the sandbox is.
 	Annotations map[string]string
 }
@@ -130,6 +136,7 @@ type ShimSandbox struct {
 // Task is a container as a shim sees it.
 type Task struct {
 	ID       string
+	Sandbox  string
 	Bundle   string
 	Rootfs   []engine.Mount
 	Terminal bool
@@ -202,6 +209,7 @@ type Shim interface {
 // idempotent.
 type Kernel interface {
 	CreateCgroup(ctx context.Context, path string, r *Resources) error
+	CgroupExists(path string) bool
 	UpdateCgroup(ctx context.Context, path string, r *Resources) error
 	// RemoveCgroup kills what is in the cgroup and below it, waits until that is dead, and removes
 	// the directories.
@@ -210,6 +218,8 @@ type Kernel interface {
 	KillCgroup(ctx context.Context, path string) error
 	// Kill sends a signal to a process if it is still in the cgroup: a pid that was used again is not hit.
 	Kill(ctx context.Context, pid int, cgroup string, signal int) error
+	// Alive tells whether the process is in the cgroup and has not ended.
+	Alive(pid int, cgroup string) bool
 	Stats(ctx context.Context, cgroup string) (Stats, error)
 	// Processes lists the pids in the cgroup and below it.
 	Processes(ctx context.Context, cgroup string) ([]int, error)

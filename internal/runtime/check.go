@@ -1,0 +1,124 @@
+package runtime
+
+import (
+	"fmt"
+	"path/filepath"
+	"regexp"
+	"strings"
+
+	"github.com/containerd/errdefs"
+)
+
+func invalid(format string, args ...any) error {
+	return fmt.Errorf(format+": %w", append(args, errdefs.ErrInvalidArgument)...)
+}
+
+// nameRE is what may become a part of a path, a cgroup or a log line.
+var nameRE = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?$`)
+
+// hostnameRE is a DNS label or a dotted name of them; the kernel takes 64 bytes.
+var hostnameRE = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9.-]{0,62}[A-Za-z0-9])?$`)
+
+// checkSandbox refuses what can never succeed, before anything is done.
+func (r *Runtime) checkSandbox(s SandboxSpec) error {
+	for what, v := range map[string]string{"name": s.Name, "namespace": s.Namespace, "uid": s.UID} {
+		if !nameRE.MatchString(v) {
+			return invalid("pod %s %q must be letters, digits, dots, dashes and underscores", what, v)
+		}
+	}
+	if s.Hostname != "" && !hostnameRE.MatchString(s.Hostname) {
+		return invalid("hostname %q is not a host name of at most 64 characters", s.Hostname)
+	}
+	if s.LogDir != "" && !filepath.IsAbs(s.LogDir) {
+		return invalid("log directory %q must be absolute", s.LogDir)
+	}
+	if s.CgroupParent != "" && (!strings.HasPrefix(s.CgroupParent, "/") || hasDotDot(s.CgroupParent) || filepath.Clean(s.CgroupParent) == "/") {
+		return invalid("cgroup parent %q must be an absolute path of a cgroup below the root", s.CgroupParent)
+	}
+	if !r.Handler(s.Handler) {
+		return invalid("no runtime handler %q is configured", s.Handler)
+	}
+	return checkSysctls(s)
+}
+
+// checkSysctls lets only those through that belong to a namespace of the pod: any other would change
+// the node. A newline could smuggle a second one (CVE-2022-0811).
+func checkSysctls(s SandboxSpec) error {
+	for k, v := range s.Sysctls {
+		name := strings.ReplaceAll(k, "/", ".")
+		ipc := strings.HasPrefix(name, "kernel.shm") || strings.HasPrefix(name, "kernel.msg") ||
+			name == "kernel.sem" || strings.HasPrefix(name, "fs.mqueue.")
+		net := strings.HasPrefix(name, "net.")
+		switch {
+		case !ipc && !net:
+			return invalid("sysctl %q does not belong to a namespace of the pod", k)
+		case strings.Contains(name, "..") || strings.ContainsAny(k+v, "\n\x00"):
+			return invalid("sysctl %q is malformed", k)
+		case net && s.Namespaces.Network == NamespaceNode:
+			return invalid("sysctl %q would change the node: the pod uses its network", k)
+		case ipc && s.Namespaces.IPC == NamespaceNode:
+			return invalid("sysctl %q would change the node: the pod uses its IPC namespace", k)
+		}
+	}
+	return nil
+}
+
+// checkContainer refuses what can never succeed, before anything is done.
+func checkContainer(s ContainerSpec) error {
+	if !nameRE.MatchString(s.Name) {
+		return invalid("container name %q must be letters, digits, dots, dashes and underscores", s.Name)
+	}
+	if s.Image == "" {
+		return invalid("container %s has no image", s.Name)
+	}
+	if s.LogPath != "" && (filepath.IsAbs(s.LogPath) || hasDotDot(s.LogPath)) {
+		return invalid("log path %q must stay below the sandbox's log directory", s.LogPath)
+	}
+	if s.StopSignal != "" {
+		if _, err := parseSignal(s.StopSignal); err != nil {
+			return err
+		}
+	}
+	for _, e := range s.Env {
+		if e.Key == "" || strings.ContainsAny(e.Key, "=\x00") || strings.ContainsRune(string(e.Value), 0) {
+			return invalid("environment variable %q is malformed", e.Key)
+		}
+	}
+	for _, m := range s.Mounts {
+		if err := checkMount(m); err != nil {
+			return err
+		}
+	}
+	for _, d := range s.Devices {
+		if !filepath.IsAbs(d.HostPath) || !filepath.IsAbs(d.ContainerPath) || hasDotDot(d.ContainerPath) {
+			return invalid("device %q → %q: both must be absolute paths", d.HostPath, d.ContainerPath)
+		}
+		if strings.Trim(d.Permissions, "rwm") != "" {
+			return invalid("device %q: permissions %q are not of r, w and m", d.HostPath, d.Permissions)
+		}
+	}
+	return nil
+}
+
+func checkMount(m Mount) error {
+	switch {
+	case !filepath.IsAbs(m.ContainerPath) || hasDotDot(m.ContainerPath) || strings.ContainsRune(m.ContainerPath, 0):
+		return invalid("mount target %q must be an absolute path", m.ContainerPath)
+	case filepath.Clean(m.ContainerPath) == "/":
+		return invalid("nothing can be mounted over the container's root")
+	case !filepath.IsAbs(m.HostPath) || strings.ContainsRune(m.HostPath, 0):
+		return invalid("mount source %q must be an absolute path", m.HostPath)
+	case m.RecursiveReadOnly && (!m.ReadOnly || m.Propagation != PropagationPrivate):
+		return invalid("mount of %q: recursive read-only needs read-only and private propagation", m.ContainerPath)
+	}
+	return nil
+}
+
+func hasDotDot(path string) bool {
+	for _, p := range strings.Split(path, "/") {
+		if p == ".." {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,256 @@
+package runtime
+
+import (
+	"context"
+	"os"
+	"path"
+	"sort"
+	"strconv"
+	"strings"
+)
+
+// Finding is one thing on disk or in the kernel, and what became of it.
+type Finding struct {
+	Resource
+	// Repaired is set if it was removed, Error if that failed.
+	Repaired bool   `json:"repaired,omitempty"`
+	Error    string `json:"error,omitempty"`
+}
+
+// Report is the balance between the journals and the machine.
+type Report struct {
+	// Owned lists what belongs to a sandbox or container, by owner.
+	Owned map[string][]Resource `json:"owned"`
+	// Pending belongs to sandboxes that are being made or unmade, or wait for a shim's answer.
+	Pending map[string][]Resource `json:"pending,omitempty"`
+	// Orphans belong to nobody. A clean node has none.
+	Orphans []Finding `json:"orphans,omitempty"`
+}
+
+// Clean tells that nothing is without an owner.
+func (r *Report) Clean() bool { return len(r.Orphans) == 0 }
+
+// Fsck lists everything that Berth has on disk and in the kernel, by owner, and names what has none;
+// with repair it removes that. Layers and blobs are the image room's own affair.
+func (r *Runtime) Fsck(ctx context.Context, repair bool) (*Report, error) {
+	found, err := r.inventory(ctx)
+	if err != nil {
+		return nil, err
+	}
+	rep := &Report{Owned: map[string][]Resource{}, Pending: map[string][]Resource{}}
+	for _, x := range found {
+		switch r.ownership(x.Owner) {
+		case owned:
+			rep.Owned[x.Owner] = append(rep.Owned[x.Owner], x)
+		case pending:
+			rep.Pending[x.Owner] = append(rep.Pending[x.Owner], x)
+		default:
+			rep.Orphans = append(rep.Orphans, Finding{Resource: x})
+		}
+	}
+	if repair {
+		// Cgroups first: what is killed there may hold the rest.
+		sort.SliceStable(rep.Orphans, func(i, j int) bool { return repairOrder(rep.Orphans[i].Kind) < repairOrder(rep.Orphans[j].Kind) })
+		for i := range rep.Orphans {
+			f := &rep.Orphans[i]
+			if err := r.repair(ctx, f.Resource); err != nil {
+				f.Error = err.Error()
+			} else {
+				f.Repaired = true
+			}
+		}
+	}
+	return rep, nil
+}
+
+type ownership int
+
+const (
+	nobody ownership = iota
+	owned
+	pending
+)
+
+// ownership looks an ID up among sandboxes, containers and what journals still have to undo.
+func (r *Runtime) ownership(id string) ownership {
+	if id == "" {
+		return nobody
+	}
+	if sb := r.sandbox(id); sb != nil {
+		if s := sb.get().State; s == SandboxReady || s == SandboxStopped {
+			return owned
+		}
+		return pending
+	}
+	if c := r.container(id); c != nil {
+		if c.get().listed() {
+			return owned
+		}
+		return pending
+	}
+	for _, sb := range r.everySandbox() {
+		if len(sb.ledger.live(id)) > 0 {
+			return pending
+		}
+	}
+	return nobody
+}
+
+// Kinds of resources that the runtime finds by itself; network and shims name their own.
+const (
+	resCgroup   = "cgroup"
+	resProcess  = "process"
+	resMount    = "mount"
+	resSnapshot = "snapshot"
+	resBundle   = "bundle"
+	resPodDir   = "pod-dir"
+	resRecord   = "record"
+)
+
+func repairOrder(kind string) int {
+	switch kind {
+	case resProcess, resCgroup:
+		return 0
+	case "shim", "shim-sandbox":
+		return 1
+	case resMount:
+		return 2
+	case "netns":
+		return 4
+	}
+	return 3
+}
+
+// inventory collects from every room.
+func (r *Runtime) inventory(ctx context.Context) ([]Resource, error) {
+	var out []Resource
+	for _, room := range []func(context.Context) ([]Resource, error){
+		r.cfg.Network.Inventory, r.cfg.Shims.Inventory, r.cgroups, r.mounts, r.snapshots, r.folders,
+	} {
+		found, err := room(ctx)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, found...)
+	}
+	return out, nil
+}
+
+// cgroups lists pods' and containers' cgroups below our parent and the processes in them.
+func (r *Runtime) cgroups(ctx context.Context) ([]Resource, error) {
+	k := r.cfg.Kernel
+	pods, err := k.Cgroups(ctx, r.cfg.CgroupParent)
+	if err != nil {
+		return nil, err
+	}
+	byPath := map[string]string{}
+	for _, sb := range r.everySandbox() {
+		for _, e := range sb.ledger.live("") {
+			if e.Kind == kindCgroup {
+				byPath[e.Args["path"]] = sb.id
+			}
+		}
+	}
+	var out []Resource
+	for _, pod := range pods {
+		out = append(out, Resource{Kind: resCgroup, Name: pod, Owner: byPath[pod]})
+		children, err := k.Cgroups(ctx, pod)
+		if err != nil {
+			return nil, err
+		}
+		for _, c := range children {
+			owner := path.Base(c)
+			if r.ownership(owner) == nobody {
+				owner = ""
+			}
+			out = append(out, Resource{Kind: resCgroup, Name: c, Owner: owner})
+			pids, err := k.Processes(ctx, c)
+			if err != nil {
+				return nil, err
+			}
+			for _, pid := range pids {
+				out = append(out, Resource{Kind: resProcess, Name: processName(pid), Owner: owner})
+			}
+		}
+	}
+	return out, nil
+}
+
+// mounts lists mount points below the pods' folders and bundles. Those of shims and network are theirs.
+func (r *Runtime) mounts(ctx context.Context) ([]Resource, error) {
+	var out []Resource
+	for _, dir := range []string{r.store.path("pods"), r.store.bundles} {
+		points, err := r.cfg.Kernel.Mounts(ctx, dir)
+		if err != nil {
+			return nil, err
+		}
+		for _, p := range points {
+			owner, _, _ := strings.Cut(strings.TrimPrefix(p, dir+"/"), "/")
+			out = append(out, Resource{Kind: resMount, Name: p, Owner: owner})
+		}
+	}
+	return out, nil
+}
+
+func (r *Runtime) snapshots(ctx context.Context) ([]Resource, error) {
+	keys, err := r.cfg.Images.Keys(ctx)
+	var out []Resource
+	for _, k := range keys {
+		out = append(out, Resource{Kind: resSnapshot, Name: k, Owner: k})
+	}
+	return out, err
+}
+
+// folders lists bundles, pod folders and records by the ID that they are named for.
+func (r *Runtime) folders(context.Context) ([]Resource, error) {
+	var out []Resource
+	for _, x := range []struct{ kind, dir, suffix string }{
+		{resBundle, r.store.bundles, ""}, {resPodDir, r.store.path("pods"), ""},
+		{resRecord, r.store.path("sandboxes"), ".json"}, {resRecord, r.store.path("containers"), ".json"},
+	} {
+		entries, err := os.ReadDir(x.dir)
+		if err != nil {
+			return nil, err
+		}
+		for _, e := range entries {
+			out = append(out, Resource{Kind: x.kind, Name: path.Join(x.dir, e.Name()), Owner: strings.TrimSuffix(e.Name(), x.suffix)})
+		}
+	}
+	return out, nil
+}
+
+// repair removes one orphan.
+func (r *Runtime) repair(ctx context.Context, x Resource) error {
+	ctx, cancel := r.undoContext(ctx)
+	defer cancel()
+	switch x.Kind {
+	case resCgroup:
+		return r.cfg.Kernel.RemoveCgroup(ctx, x.Name)
+	case resProcess:
+		return nil // its cgroup's removal ends it
+	case resMount:
+		return r.cfg.Kernel.Unmount(ctx, x.Name)
+	case resSnapshot:
+		return r.cfg.Images.Remove(ctx, x.Name)
+	case resBundle, resPodDir, resRecord:
+		return os.RemoveAll(x.Name)
+	}
+	if x.Owner == "" {
+		return nil // the room that it belongs to says so in its own inventory, and keeps it
+	}
+	if strings.HasPrefix(x.Kind, "shim") {
+		return r.cfg.Shims.Release(ctx, x.Owner)
+	}
+	if err := r.cfg.Network.Detach(ctx, x.Owner); err != nil {
+		return err
+	}
+	return r.cfg.Network.RemoveNetNS(ctx, x.Owner)
+}
+
+func processName(pid int) string {
+	comm, err := os.ReadFile(path.Join("/proc", strconv.Itoa(pid), "comm"))
+	if err != nil {
+		return strconv.Itoa(pid)
+	}
+	return strconv.Itoa(pid) + " " + strings.TrimSpace(string(comm))
+}

@@ -1,0 +1,378 @@
+package runtime
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sync/errgroup"
+)
+
+// sandbox is one pod. Its actor runs what concerns the pod as a whole.
+type sandbox struct {
+	r      *Runtime
+	id     string
+	key    string // the identity, see SandboxSpec
+	actor  actor
+	ledger *ledger
+	run    *operation // RunSandbox; never nil
+
+	// life ends when the sandbox is told to stop: whatever is being started in it is interrupted.
+	life      context.Context
+	interrupt context.CancelFunc
+
+	mu         sync.Mutex
+	status     SandboxStatus
+	containers map[string]*container
+	names      map[string]*container // by identity in the sandbox
+}
+
+func (s SandboxSpec) key() string {
+	return fmt.Sprintf("%s/%s/%s/%d", s.UID, s.Namespace, s.Name, s.Attempt)
+}
+
+// tenant groups the sandboxes that may share a shim: those of one namespace and one level of trust.
+func (s SandboxSpec) tenant() string {
+	t := s.Namespace
+	if s.Privileged || s.Namespaces.Network == NamespaceNode || s.Namespaces.PID == NamespaceNode {
+		t += "/host"
+	}
+	return t
+}
+
+func (sb *sandbox) get() SandboxStatus {
+	sb.mu.Lock()
+	defer sb.mu.Unlock()
+	return sb.status
+}
+
+func (sb *sandbox) set(f func(*SandboxStatus)) SandboxStatus {
+	sb.mu.Lock()
+	defer sb.mu.Unlock()
+	f(&sb.status)
+	return sb.status
+}
+
+func (sb *sandbox) children() []*container {
+	sb.mu.Lock()
+	defer sb.mu.Unlock()
+	out := make([]*container, 0, len(sb.containers))
+	for _, c := range sb.containers {
+		out = append(out, c)
+	}
+	return out
+}
+
+func (r *Runtime) newSandbox(status SandboxStatus) (*sandbox, error) {
+	l, err := openLedger(r.store.journal(status.ID), r.undo)
+	if err != nil {
+		return nil, err
+	}
+	sb := &sandbox{
+		r: r, id: status.ID, key: status.Spec.key(), ledger: l, status: status,
+		containers: map[string]*container{}, names: map[string]*container{},
+	}
+	sb.life, sb.interrupt = context.WithCancel(r.life)
+	return sb, nil
+}
+
+// RunSandbox makes a pod sandbox and returns its ID. A call with the identity of a sandbox that is
+// being made or is ready returns that one's result.
+func (r *Runtime) RunSandbox(ctx context.Context, spec SandboxSpec) (string, error) {
+	if err := r.checkSandbox(spec); err != nil {
+		return "", err
+	}
+	if spec.Hostname == "" {
+		spec.Hostname, _ = os.Hostname()
+	}
+	sb, err := r.reserveSandbox(ctx, spec)
+	if err != nil {
+		return "", err
+	}
+	if err := sb.run.wait(ctx); err != nil {
+		return "", fmt.Errorf("run sandbox %s/%s: %w", spec.Namespace, spec.Name, err)
+	}
+	if s := sb.get(); s.State != SandboxReady {
+		return "", fmt.Errorf("run sandbox %s/%s: sandbox %s with this uid and attempt is %s: remove it, or ask for the next attempt: %w",
+			spec.Namespace, spec.Name, short(sb.id), s.State, errdefs.ErrFailedPrecondition)
+	}
+	return sb.id, nil
+}
+
+// reserveSandbox finds the sandbox of an identity or begins one.
+func (r *Runtime) reserveSandbox(ctx context.Context, spec SandboxSpec) (*sandbox, error) {
+	r.mu.RLock()
+	sb := r.names[spec.key()]
+	r.mu.RUnlock()
+	if sb != nil {
+		return sb, nil
+	}
+	fresh, err := r.newSandbox(SandboxStatus{
+		ID: newID(), Spec: spec, State: SandboxCreating, CreatedAt: time.Now(), CgroupPath: r.podCgroup(spec),
+	})
+	if err != nil {
+		return nil, err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if sb := r.names[spec.key()]; sb != nil { // somebody was faster
+		fresh.interrupt()
+		fresh.ledger.remove()
+		return sb, nil
+	}
+	if r.life.Err() != nil {
+		fresh.ledger.remove()
+		return nil, fmt.Errorf("the runtime is closing: %w", errdefs.ErrUnavailable)
+	}
+	r.names[spec.key()], r.sandboxes[fresh.id] = fresh, fresh
+	fresh.run = fresh.actor.do(func() error { return fresh.start(traced(fresh.life, ctx)) })
+	return fresh, nil
+}
+
+// start makes the sandbox whole or takes all of it back.
+func (sb *sandbox) start(ctx context.Context) error {
+	err := sb.build(ctx)
+	if err == nil {
+		err = sb.commit(SandboxReady)
+	}
+	if err == nil {
+		sb.r.emit(SandboxStarted, sb, "")
+		return nil
+	}
+	sb.set(func(s *SandboxStatus) { s.State = SandboxRemoving })
+	if uerr := sb.r.settle(ctx, sb); uerr != nil {
+		sb.r.log.Warn("sandbox could not be taken back yet", "sandbox", sb.id, "error", uerr)
+	}
+	return err
+}
+
+// commit sets the state, first on disk.
+func (sb *sandbox) commit(state SandboxState) error {
+	s := sb.get()
+	s.State = state
+	err := sb.ledger.step(sb.r.life, effect{kind: kindSandboxRecord, object: sb.id, do: func(context.Context) error {
+		return sb.r.store.save("sandboxes", sb.id, s)
+	}})
+	if err != nil {
+		return err
+	}
+	sb.set(func(s *SandboxStatus) { s.State = state })
+	return nil
+}
+
+// build makes what a sandbox consists of. What does not depend on each other runs at the same time:
+//
+//	netns ──┬── network
+//	        └── shim sandbox
+//	shim ───┘
+//	cgroup
+//	pod folder ── shm
+func (sb *sandbox) build(ctx context.Context) error {
+	r, spec := sb.r, sb.get().Spec
+	g, ctx := errgroup.WithContext(ctx)
+	netns := make(chan string, 1)
+	g.Go(func() error {
+		defer close(netns)
+		if spec.Namespaces.Network == NamespaceNode {
+			return nil
+		}
+		path, err := sb.makeNetNS(ctx)
+		if err != nil {
+			return err
+		}
+		netns <- path
+		return sb.attach(ctx, path)
+	})
+	g.Go(func() error {
+		shim, err := sb.acquireShim(ctx)
+		if err != nil {
+			return err
+		}
+		path, ok := <-netns
+		if !ok && spec.Namespaces.Network != NamespaceNode {
+			return nil // the other branch tells why
+		}
+		return sb.shimSandbox(ctx, shim, path)
+	})
+	g.Go(func() error {
+		path := sb.get().CgroupPath
+		return sb.ledger.do(ctx, effect{kind: kindCgroup, object: sb.id, args: r.cgroupArgs(path),
+			do: func(ctx context.Context) error { return r.cfg.Kernel.CreateCgroup(ctx, path, spec.Resources) }})
+	})
+	g.Go(func() error { return sb.makePodDir(ctx) })
+	return g.Wait()
+}
+
+func (sb *sandbox) makeNetNS(ctx context.Context) (string, error) {
+	var path string
+	netSysctls, _ := splitSysctls(sb.get().Spec.Sysctls)
+	err := sb.ledger.do(ctx, effect{kind: kindNetNS, object: sb.id, do: func(ctx context.Context) (err error) {
+		path, err = sb.r.cfg.Network.CreateNetNS(ctx, sb.id, netSysctls)
+		return err
+	}})
+	sb.set(func(s *SandboxStatus) { s.NetNS = path })
+	return path, err
+}
+
+func (sb *sandbox) attach(ctx context.Context, netns string) error {
+	spec := sb.get().Spec
+	return sb.ledger.do(ctx, effect{kind: kindNetwork, object: sb.id, do: func(ctx context.Context) error {
+		ips, err := sb.r.cfg.Network.Attach(ctx, AttachRequest{
+			SandboxID: sb.id, NetNS: netns, Ports: spec.Ports,
+			PodNamespace: spec.Namespace, PodName: spec.Name, PodUID: spec.UID,
+		})
+		sb.set(func(s *SandboxStatus) { s.IPs = ips })
+		return err
+	}})
+}
+
+func (sb *sandbox) acquireShim(ctx context.Context) (Shim, error) {
+	var shim Shim
+	spec := sb.get().Spec
+	err := sb.ledger.do(ctx, effect{kind: kindShim, object: sb.id, do: func(ctx context.Context) (err error) {
+		ctx, cancel := sb.r.shimContext(ctx)
+		defer cancel()
+		shim, err = sb.r.cfg.Shims.Acquire(ctx, Placement{SandboxID: sb.id, Tenant: spec.tenant(), Handler: spec.Handler})
+		return err
+	}})
+	return shim, err
+}
+
+func (sb *sandbox) shimSandbox(ctx context.Context, shim Shim, netns string) error {
+	st := sb.get()
+	_, sysctls := splitSysctls(st.Spec.Sysctls)
+	return sb.ledger.do(ctx, effect{kind: kindShimSandbox, object: sb.id, do: func(ctx context.Context) error {
+		ctx, cancel := sb.r.shimContext(ctx)
+		defer cancel()
+		ipc, uts, err := shim.CreateSandbox(ctx, ShimSandbox{
+			ID: sb.id, NetNS: netns, Hostname: st.Spec.Hostname, Sysctls: sysctls, Cgroup: st.CgroupPath,
+			IPC: st.Spec.Namespaces.IPC == NamespacePod, UTS: st.Spec.Namespaces.Network == NamespacePod,
+			Bundle: sb.r.store.podDir(sb.id), Annotations: sandboxAnnotations(st),
+		})
+		sb.set(func(s *SandboxStatus) { s.IPC, s.UTS = ipc, uts })
+		return err
+	}})
+}
+
+// makePodDir writes the files that all containers of the pod see, and mounts their /dev/shm.
+func (sb *sandbox) makePodDir(ctx context.Context) error {
+	r, spec, dir := sb.r, sb.get().Spec, sb.r.store.podDir(sb.id)
+	err := sb.ledger.do(ctx, effect{kind: kindPodDir, object: sb.id, do: func(context.Context) error {
+		return writePodFiles(dir, spec, r.cfg.ResolvConf)
+	}})
+	if err != nil || spec.Namespaces.IPC == NamespaceNode {
+		return err
+	}
+	return sb.ledger.do(ctx, effect{kind: kindShm, object: sb.id, do: func(ctx context.Context) error {
+		return r.cfg.Kernel.MountTmpfs(ctx, filepath.Join(dir, "shm"), r.cfg.ShmSize)
+	}})
+}
+
+// StopSandbox kills what runs in the sandbox and gives its network back. A sandbox that is not there
+// is stopped.
+func (r *Runtime) StopSandbox(ctx context.Context, id string) error {
+	sb := r.sandbox(id)
+	if sb == nil {
+		return nil
+	}
+	sb.interrupt()
+	op := sb.actor.join("stop", func() error { return sb.stop(traced(r.life, ctx)) })
+	if err := op.wait(ctx); err != nil {
+		return fmt.Errorf("stop sandbox %s: %w", short(id), err)
+	}
+	return nil
+}
+
+// stop runs in the actor.
+func (sb *sandbox) stop(ctx context.Context) error {
+	state := sb.get().State
+	if state == SandboxRemoving {
+		return nil
+	}
+	if state == SandboxReady {
+		if err := sb.commit(SandboxStopped); err != nil {
+			return err
+		}
+	}
+	var g errgroup.Group
+	for _, c := range sb.children() {
+		g.Go(func() error { return c.stop(0).wait(ctx) })
+	}
+	err := g.Wait()
+	uctx, cancel := sb.r.undoContext(ctx)
+	defer cancel()
+	err = errors.Join(err, sb.ledger.undoOne(uctx, kindNetwork, sb.id), sb.ledger.undoOne(uctx, kindNetNS, sb.id))
+	if err == nil && state == SandboxReady {
+		sb.r.emit(SandboxStoppedEv, sb, "")
+	}
+	return err
+}
+
+// RemoveSandbox stops the sandbox, removes its containers and everything that belongs to it. A
+// sandbox that is not there is removed.
+func (r *Runtime) RemoveSandbox(ctx context.Context, id string) error {
+	sb := r.sandbox(id)
+	if sb == nil {
+		return nil
+	}
+	sb.interrupt()
+	op := sb.actor.join("remove", func() error { return sb.remove(traced(r.life, ctx)) })
+	if err := op.wait(ctx); err != nil {
+		return fmt.Errorf("remove sandbox %s: %w", short(id), err)
+	}
+	return nil
+}
+
+// remove runs in the actor.
+func (sb *sandbox) remove(ctx context.Context) error {
+	if sb.get().State == SandboxRemoving {
+		return sb.r.settle(ctx, sb)
+	}
+	if err := sb.stop(ctx); err != nil {
+		return err
+	}
+	var g errgroup.Group
+	for _, c := range sb.children() {
+		g.Go(func() error { return c.remove(ctx).wait(ctx) })
+	}
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	if err := sb.commit(SandboxRemoving); err != nil {
+		return err
+	}
+	err := sb.r.settle(ctx, sb)
+	sb.r.emit(SandboxRemoved, sb, "")
+	return err
+}
+
+// writePodFiles fills the pod folder: hostname, hosts, resolv.conf, and an empty shm.
+func writePodFiles(dir string, spec SandboxSpec, resolv string) error {
+	if err := os.MkdirAll(filepath.Join(dir, "shm"), 0o700); err != nil {
+		return err
+	}
+	conf, err := spec.DNS.resolvConf(resolv)
+	if err != nil {
+		return err
+	}
+	files := map[string][]byte{"resolv.conf": conf}
+	if spec.Namespaces.Network == NamespacePod {
+		files["hostname"] = []byte(spec.Hostname + "\n")
+		files["hosts"] = []byte("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n")
+	}
+	for name, b := range files {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, b, 0o644); err != nil {
+			return err
+		}
+		if err := os.Chmod(path, 0o644); err != nil { // whatever the umask is
+			return err
+		}
+	}
+	return nil
+}
