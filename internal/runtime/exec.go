@@ -145,7 +145,7 @@ func (c *container) update(ctx context.Context, res Resources) error {
 		err = c.sb.ledger.step(ctx, effect{kind: kindUpdate, object: c.id, do: func(ctx context.Context) error {
 			ctx, cancel := c.r.shimContext(ctx)
 			defer cancel()
-			return shim.UpdateTask(ctx, c.id, res.oci())
+			return shim.UpdateTask(ctx, c.id, res.OCI())
 		}})
 		if err != nil {
 			return err
@@ -162,7 +162,7 @@ func (c *container) rewriteBundle(res Resources) error {
 		return err
 	}
 	devices := s.Linux.Resources.Devices
-	s.Linux.Resources = res.oci()
+	s.Linux.Resources = res.OCI()
 	s.Linux.Resources.Devices = devices
 	return writeBundle(c.r.store.bundle(c.id), s)
 }

@@ -174,7 +174,7 @@ func (b *specBuilder) resources() error {
 	l := b.out.Linux
 	l.CgroupsPath = b.container.CgroupPath
 	devices := l.Resources
-	l.Resources = b.container.Spec.Resources.oci()
+	l.Resources = b.container.Spec.Resources.OCI()
 	if devices != nil {
 		l.Resources.Devices = append(devices.Devices, l.Resources.Devices...)
 	}
@@ -194,8 +194,8 @@ func (b *specBuilder) resources() error {
 	return nil
 }
 
-// oci translates limits; what is not set stays nil.
-func (r Resources) oci() *specs.LinuxResources {
+// OCI translates limits; what is not set stays nil.
+func (r Resources) OCI() *specs.LinuxResources {
 	out := &specs.LinuxResources{Unified: r.Unified}
 	cpu := &specs.LinuxCPU{Cpus: r.CpusetCpus, Mems: r.CpusetMems}
 	if r.CPUShares > 0 {

@@ -1,0 +1,82 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/containerd/errdefs"
+
+	"github.com/11f9778f/berth/internal/engine"
+	"github.com/11f9778f/berth/internal/image"
+	"github.com/11f9778f/berth/internal/runtime"
+)
+
+// images is runtime.Images on the image store.
+type images struct{ store *image.Store }
+
+// Lookup finds an image by reference or ID.
+func (i images) Lookup(_ context.Context, ref string) (runtime.Image, error) {
+	img, err := i.get(ref)
+	if err != nil {
+		return runtime.Image{}, err
+	}
+	out := runtime.Image{ID: img.ID.String(), Ref: img.ID.String()}
+	if len(img.RepoDigests) > 0 {
+		out.Ref = img.RepoDigests[0]
+	}
+	c := img.Config.Config
+	out.Config = runtime.ImageConfig{
+		User: c.User, Env: c.Env, Entrypoint: c.Entrypoint, Cmd: c.Cmd, WorkingDir: c.WorkingDir, StopSignal: c.StopSignal,
+	}
+	for v := range c.Volumes {
+		out.Config.Volumes = append(out.Config.Volumes, v)
+	}
+	return out, nil
+}
+
+func (i images) get(ref string) (*image.Image, error) {
+	img, err := i.store.Get(ref)
+	if errors.Is(err, image.ErrNotFound) {
+		return nil, fmt.Errorf("%w: it is not on this node, pull it first", errdefs.ErrNotFound)
+	}
+	return img, err
+}
+
+// Prepare makes a snapshot.
+func (i images) Prepare(ctx context.Context, key string, img runtime.Image) ([]engine.Mount, error) {
+	native, err := i.get(img.ID)
+	if err != nil {
+		return nil, err
+	}
+	root, err := i.store.Prepare(ctx, key, native)
+	if err != nil {
+		return nil, err
+	}
+	var out []engine.Mount
+	for _, m := range root.Mounts {
+		out = append(out, engine.Mount{Type: m.Type, Source: m.Source, Options: m.Options})
+	}
+	return out, nil
+}
+
+// Remove removes a snapshot.
+func (i images) Remove(ctx context.Context, key string) error { return i.store.RemoveRootfs(ctx, key) }
+
+// Usage measures a snapshot.
+func (i images) Usage(ctx context.Context, key string) (runtime.DiskUsage, error) {
+	u, err := i.store.Usage(ctx, key)
+	return runtime.DiskUsage{Bytes: uint64(u.Bytes), Inodes: uint64(u.Inodes)}, err
+}
+
+// ReadFile reads a file of the image.
+func (i images) ReadFile(ctx context.Context, img runtime.Image, path string, limit int64) ([]byte, error) {
+	native, err := i.get(img.ID)
+	if err != nil {
+		return nil, err
+	}
+	return i.store.ReadFile(ctx, native, path, limit)
+}
+
+// Keys lists the snapshots.
+func (i images) Keys(context.Context) ([]string, error) { return i.store.Rootfses(), nil }

@@ -1,0 +1,224 @@
+package node
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"github.com/11f9778f/berth/internal/engine/cgroup"
+	"github.com/11f9778f/berth/internal/runtime"
+	"github.com/11f9778f/berth/internal/sys"
+)
+
+// Machine is runtime.Kernel on the machine that this process runs on.
+type Machine struct{}
+
+var _ runtime.Kernel = Machine{}
+
+// CreateCgroup makes the cgroup, if need be, and sets its limits.
+func (Machine) CreateCgroup(ctx context.Context, p string, r *runtime.Resources) error {
+	g, err := cgroup.Load(p)
+	if err != nil {
+		return err
+	}
+	if err := g.Create(ctx); err != nil {
+		return err
+	}
+	if r == nil {
+		return nil
+	}
+	return g.Apply(r.OCI())
+}
+
+// CgroupExists tells whether the cgroup is there.
+func (Machine) CgroupExists(p string) bool {
+	g, err := cgroup.Load(p)
+	return err == nil && g.Exists()
+}
+
+// UpdateCgroup changes limits.
+func (Machine) UpdateCgroup(_ context.Context, p string, r *runtime.Resources) error {
+	g, err := cgroup.Load(p)
+	if err != nil {
+		return err
+	}
+	return g.Apply(r.OCI())
+}
+
+// KillCgroup kills and waits.
+func (Machine) KillCgroup(ctx context.Context, p string) error {
+	g, err := cgroup.Load(p)
+	if err != nil {
+		return err
+	}
+	if !g.Exists() {
+		return nil
+	}
+	return g.Kill(ctx)
+}
+
+// RemoveCgroup kills, waits and removes.
+func (m Machine) RemoveCgroup(ctx context.Context, p string) error {
+	if err := m.KillCgroup(ctx, p); err != nil {
+		return err
+	}
+	g, err := cgroup.Load(p)
+	if err != nil {
+		return err
+	}
+	return g.Delete(ctx)
+}
+
+// Kill signals through a pidfd, so that between the look and the signal no other process takes the pid.
+func (Machine) Kill(_ context.Context, pid int, cgroup string, signal int) error {
+	fd, err := sys.OpenPidFD(pid)
+	if errors.Is(err, syscall.ESRCH) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer fd.Close()
+	if !inCgroup(pid, cgroup) {
+		return nil
+	}
+	if err := sys.SignalPidFD(fd, syscall.Signal(signal)); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return err
+	}
+	return nil
+}
+
+// Alive tells whether the process is in the cgroup and neither dead nor a zombie.
+func (Machine) Alive(pid int, cgroup string) bool {
+	b, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "stat"))
+	if err != nil {
+		return false
+	}
+	_, rest, ok := strings.Cut(string(b), ") ") // the name before it may hold anything
+	return ok && rest != "" && rest[0] != 'Z' && rest[0] != 'X' && inCgroup(pid, cgroup)
+}
+
+// inCgroup tells whether the process is in the cgroup or below it, in any hierarchy.
+func inCgroup(pid int, cgroup string) bool {
+	b, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "cgroup"))
+	if err != nil {
+		return false
+	}
+	for line := range strings.Lines(string(b)) {
+		f := strings.SplitN(strings.TrimSpace(line), ":", 3)
+		if len(f) == 3 && strings.Contains(f[2]+"/", cgroup+"/") {
+			return true
+		}
+	}
+	return false
+}
+
+// Stats reads the cgroup's counters.
+func (Machine) Stats(_ context.Context, p string) (runtime.Stats, error) {
+	g, err := cgroup.Load(p)
+	if err != nil {
+		return runtime.Stats{}, err
+	}
+	s, err := g.Stats()
+	if err != nil {
+		return runtime.Stats{}, err
+	}
+	limit := s.Memory.Limit
+	if limit == cgroup.Unlimited {
+		limit = 0
+	}
+	return runtime.Stats{
+		At: s.At, CPUNanos: s.CPU.Usage,
+		MemoryUsage: s.Memory.Usage, MemoryWorkingSet: s.Memory.WorkingSet, MemoryRSS: s.Memory.RSS, MemoryLimit: limit,
+		PageFaults: s.Memory.PageFaults, MajorPageFaults: s.Memory.MajorPageFaults, SwapUsage: s.Memory.Swap,
+		Pids: s.Pids.Current,
+	}, nil
+}
+
+// Processes lists the pids in the cgroup and below it.
+func (Machine) Processes(_ context.Context, p string) ([]int, error) {
+	g, err := cgroup.Load(p)
+	if err != nil {
+		return nil, err
+	}
+	pids, err := g.Pids()
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	return pids, err
+}
+
+// Cgroups lists the cgroups directly below parent.
+func (Machine) Cgroups(_ context.Context, parent string) ([]string, error) {
+	leaves, err := cgroup.List(parent)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var out []string
+	for _, l := range leaves {
+		rest, ok := strings.CutPrefix(l, strings.TrimSuffix(parent, "/")+"/")
+		if !ok {
+			continue
+		}
+		first, _, _ := strings.Cut(rest, "/")
+		out = append(out, path.Join(parent, first))
+	}
+	slices.Sort(out)
+	return slices.Compact(out), nil
+}
+
+// MountTmpfs mounts a pod's /dev/shm.
+func (Machine) MountTmpfs(_ context.Context, dir string, size int64) error {
+	return sys.MountShm(dir, size)
+}
+
+// Unmount takes the mount at dir away, if there is one.
+func (Machine) Unmount(_ context.Context, dir string) error { return sys.Unpin(dir) }
+
+// Mounts lists the mount points below dir, the innermost first.
+func (Machine) Mounts(_ context.Context, dir string) ([]string, error) {
+	f, err := os.Open("/proc/self/mountinfo")
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	real, err := filepath.EvalSymlinks(dir)
+	if err != nil {
+		return nil, fmt.Errorf("list mounts: %w", err)
+	}
+	var out []string
+	for s := bufio.NewScanner(f); s.Scan(); {
+		fields := strings.Fields(s.Text())
+		if len(fields) < 5 {
+			continue
+		}
+		if p := unescape(fields[4]); strings.HasPrefix(p, real+"/") {
+			out = append(out, dir+strings.TrimPrefix(p, real))
+		}
+	}
+	slices.Reverse(out)
+	return out, nil
+}
+
+// unescape undoes the octal escapes of mountinfo.
+func unescape(s string) string {
+	return strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`).Replace(s)
+}
+
+// BootID names the present boot.
+func (Machine) BootID() (string, error) {
+	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	return strings.TrimSpace(string(b)), err
+}

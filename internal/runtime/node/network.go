@@ -1,0 +1,70 @@
+package node
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+
+	"github.com/containerd/errdefs"
+
+	"github.com/11f9778f/berth/internal/network"
+	"github.com/11f9778f/berth/internal/runtime"
+)
+
+// bridge is runtime.Network on the built-in network.
+type bridge struct{ m *network.Manager }
+
+// CreateNetNS makes and pins a namespace.
+func (b bridge) CreateNetNS(ctx context.Context, id string, sysctls map[string]string) (string, error) {
+	return b.m.CreateNetNS(ctx, id, sysctls)
+}
+
+// RemoveNetNS removes it.
+func (b bridge) RemoveNetNS(ctx context.Context, id string) error { return b.m.RemoveNetNS(ctx, id) }
+
+// Attach gives a pod its addresses.
+func (b bridge) Attach(ctx context.Context, r runtime.AttachRequest) ([]netip.Addr, error) {
+	req := network.Request{
+		SandboxID: r.SandboxID, NetNS: r.NetNS,
+		PodNamespace: r.PodNamespace, PodName: r.PodName, PodUID: r.PodUID,
+	}
+	for _, p := range r.Ports {
+		m := network.PortMapping{Protocol: p.Protocol, HostPort: uint16(p.HostPort), ContainerPort: uint16(p.ContainerPort)}
+		if p.HostIP != "" {
+			ip, err := netip.ParseAddr(p.HostIP)
+			if err != nil {
+				return nil, fmt.Errorf("host IP of port %d: %w: %w", p.HostPort, err, errdefs.ErrInvalidArgument)
+			}
+			m.HostIP = ip
+		}
+		req.PortMappings = append(req.PortMappings, m)
+	}
+	res, err := b.m.Attach(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	return res.IPs, nil
+}
+
+// Detach takes them back.
+func (b bridge) Detach(ctx context.Context, id string) error { return b.m.Detach(ctx, id) }
+
+// Inventory lists what belongs to single sandboxes; bridge and table belong to all of them.
+func (b bridge) Inventory(ctx context.Context) ([]runtime.Resource, error) {
+	items, err := b.m.Inventory(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var out []runtime.Resource
+	for _, i := range items {
+		if i.Kind == network.KindBridge || i.Kind == network.KindTable {
+			continue
+		}
+		name := i.Name
+		if i.Note != "" {
+			name += " (" + i.Note + ")"
+		}
+		out = append(out, runtime.Resource{Kind: string(i.Kind), Name: name, Owner: i.Owner})
+	}
+	return out, nil
+}
