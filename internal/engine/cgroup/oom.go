@@ -25,7 +25,7 @@ func (r *reader) oomFile() string {
 	return "memory.oom_control"
 }
 
-// OOMEvents reports each time that the OOM killer has ended processes of the group, until ctx ends or the group is
+// OOMEvents reports each time from now on that the OOM killer has ended processes of the group, until ctx ends or the group is
 // removed: then the channel is closed. Events that nobody has fetched are merged into one. It costs a goroutine and two
 // descriptors; who only wants to know why a process died asks OOMKills.
 func (g *Group) OOMEvents(ctx context.Context) (<-chan OOMEvent, error) {
@@ -33,16 +33,17 @@ func (g *Group) OOMEvents(ctx context.Context) (<-chan OOMEvent, error) {
 	if h == nil {
 		return nil, fmt.Errorf("watch for OOM in cgroup %s: %w: no memory controller", g.Path(), ErrUnsupported)
 	}
-	before, err := g.OOMKills()
-	if err != nil {
-		return nil, fmt.Errorf("watch for OOM: %w", err)
-	}
 	watch := g.watchOOMV1
 	if h.V2 {
 		watch = g.watchOOMV2
 	}
 	wait, end, err := watch(h)
 	if err != nil {
+		return nil, fmt.Errorf("watch for OOM: %w", err)
+	}
+	before, err := g.OOMKills()
+	if err != nil {
+		end()
 		return nil, fmt.Errorf("watch for OOM: %w", err)
 	}
 	events := make(chan OOMEvent, 1)

@@ -35,7 +35,7 @@ func (g *Group) Stats() (*Stats, error) {
 	}
 	if r.at("pids") {
 		s.Pids.Current = r.number("pids.current")
-		s.Pids.Limit = r.number("pids.max")
+		s.Pids.Limit = r.limit("pids.max")
 	}
 	if r.at("blkio", "io") {
 		if r.h.V2 {
@@ -61,11 +61,11 @@ func (g *Group) OOMKills() (uint64, error) {
 	if !r.at("memory") {
 		return 0, fmt.Errorf("count OOM kills in cgroup %s: %w: no memory controller", g.Path(), ErrUnsupported)
 	}
-	kills := r.fields(r.oomFile())["oom_kill"]
-	if r.err != nil {
-		return 0, fmt.Errorf("count OOM kills: %w", r.err)
+	text, err := r.h.dir.Read(g.rel+"/"+r.oomFile(), nil)
+	if err != nil {
+		return 0, fmt.Errorf("count OOM kills: %w", err)
 	}
-	return kills, nil
+	return numbers(text)["oom_kill"], nil
 }
 
 // reader reads files of one group. A file that this kernel lacks reads as empty; the first other error stays in err.
@@ -99,9 +99,11 @@ func (r *reader) text(file string) []byte {
 	return nil
 }
 
-// number reads a file that holds one number or "max"; v1 shows no limit as the largest page count.
-func (r *reader) number(file string) uint64 {
-	word := string(bytes.TrimSpace(r.text(file)))
+// number reads a file that holds one number or "max"; a missing one counts nothing.
+func (r *reader) number(file string) uint64 { return parseNumber(r.text(file)) }
+
+func parseNumber(text []byte) uint64 {
+	word := string(bytes.TrimSpace(text))
 	if word == "max" {
 		return Unlimited
 	}
@@ -109,18 +111,25 @@ func (r *reader) number(file string) uint64 {
 	return n
 }
 
+// limit reads a limit; a missing file limits nothing.
 func (r *reader) limit(file string) uint64 {
-	n := r.number(file)
-	if n == 0 && r.buf == nil || n >= 1<<63-1<<16 {
+	text := r.text(file)
+	if text == nil {
+		return Unlimited
+	}
+	n := parseNumber(text)
+	if n >= 1<<63-1<<16 { // v1 shows no limit as the largest number of whole pages
 		return Unlimited
 	}
 	return n
 }
 
 // fields reads lines of a key and a number.
-func (r *reader) fields(file string) map[string]uint64 {
+func (r *reader) fields(file string) map[string]uint64 { return numbers(r.text(file)) }
+
+func numbers(text []byte) map[string]uint64 {
 	m := map[string]uint64{}
-	for line := range bytes.Lines(r.text(file)) {
+	for line := range bytes.Lines(text) {
 		key, value, ok := bytes.Cut(bytes.TrimSpace(line), []byte{' '})
 		if n, err := strconv.ParseUint(string(value), 10, 64); ok && err == nil {
 			m[string(key)] = n
@@ -155,7 +164,7 @@ func (r *reader) memoryV1(s *MemoryStats) {
 	s.RSS, s.Cache, s.Swap = f["total_rss"], f["total_cache"], f["total_swap"]
 	s.PageFaults, s.MajorPageFaults = f["total_pgfault"], f["total_pgmajfault"]
 	s.Peak = r.number("memory.max_usage_in_bytes")
-	s.FailCount = r.number("memory.failcnt")
+	s.FailCount = r.number("memory.failcnt") + r.number("memory.memsw.failcnt")
 	s.OOMKills = r.fields("memory.oom_control")["oom_kill"]
 	s.Limit = r.limit("memory.limit_in_bytes")
 	if both := r.limit("memory.memsw.limit_in_bytes"); both != Unlimited && s.Limit != Unlimited {
