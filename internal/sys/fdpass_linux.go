@@ -20,16 +20,43 @@ func SendFile(c *net.UnixConn, msg []byte, f *os.File) error {
 	if err != nil {
 		return fmt.Errorf("send %s: %w", f.Name(), err)
 	}
-	var werr error
-	err = conn.Control(func(fd uintptr) {
-		_, _, werr = c.WriteMsgUnix(msg, unix.UnixRights(int(fd)), nil)
-	})
-	return errors.Join(err, werr)
+	// The write may wait for the receiver, and a Close of f must not wait with it.
+	dup := -1
+	var derr error
+	err = conn.Control(func(fd uintptr) { dup, derr = unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 3) })
+	if err := errors.Join(err, derr); err != nil {
+		return err
+	}
+	defer unix.Close(dup)
+	_, _, err = c.WriteMsgUnix(msg, unix.UnixRights(dup), nil)
+	return err
+}
+
+// Held is a descriptor that is only kept for somebody else. It is not an os.File because the runtime would watch
+// a non-blocking one, and be woken by data that somebody else reads.
+type Held struct{ fd int }
+
+// Close gives the descriptor up.
+func (h *Held) Close() error {
+	if h.fd < 0 {
+		return os.ErrClosed
+	}
+	err := unix.Close(h.fd)
+	h.fd = -1
+	return err
+}
+
+// File turns h into a file, for os/exec to give to a child; h is closed. The description becomes blocking.
+func (h *Held) File(name string) *os.File {
+	fd := h.fd
+	h.fd = -1
+	_ = unix.SetNonblock(fd, false) // it can only fail for a bad descriptor, and then so does all else
+	return os.NewFile(uintptr(fd), name)
 }
 
 // RecvFile receives one message into buf, and the descriptor that came with it, if one did. A message that
 // does not fit, or with more descriptors, is an error, and its descriptors are closed. n is 0 at the end.
-func RecvFile(c *net.UnixConn, buf []byte) (n int, f *os.File, err error) {
+func RecvFile(c *net.UnixConn, buf []byte) (n int, f *Held, err error) {
 	oob := make([]byte, unix.CmsgSpace(4*4))
 	n, oobn, flags, _, err := c.ReadMsgUnix(buf, oob)
 	if err != nil {
@@ -49,7 +76,7 @@ func RecvFile(c *net.UnixConn, buf []byte) (n int, f *os.File, err error) {
 		return 0, nil, err
 	}
 	if len(fds) == 1 {
-		f = os.NewFile(uintptr(fds[0]), "received")
+		f = &Held{fd: fds[0]}
 	}
 	return n, f, nil
 }

@@ -114,3 +114,52 @@ func Inode(f *os.File) (ino uint64, size int64, err error) {
 	}
 	return st.Ino, st.Size, nil
 }
+
+// Pipe makes a pipe for a process's output: goroutines can wait on its reading end, the writing end blocks
+// and belongs to the user, who may open it again as /dev/stdout.
+func Pipe(uid, gid int) (r, w *os.File, err error) {
+	var fds [2]int
+	if err := unix.Pipe2(fds[:], unix.O_CLOEXEC); err != nil {
+		return nil, nil, fmt.Errorf("make pipe: %w", err)
+	}
+	if uid != 0 || gid != 0 {
+		err = unix.Fchown(fds[1], uid, gid)
+	}
+	if err = errors.Join(err, unix.SetNonblock(fds[0], true)); err != nil {
+		unix.Close(fds[0])
+		unix.Close(fds[1])
+		return nil, nil, fmt.Errorf("make pipe: %w", err)
+	}
+	return os.NewFile(uintptr(fds[0]), "pipe"), os.NewFile(uintptr(fds[1]), "pipe"), nil
+}
+
+// DupNonblock returns a file of its own for the description of f, which is non-blocking already; f stays as it is.
+func DupNonblock(f *os.File) (*os.File, error) {
+	conn, err := f.SyscallConn()
+	if err != nil {
+		return nil, fmt.Errorf("duplicate %s: %w", f.Name(), err)
+	}
+	var dup int
+	var derr error
+	err = conn.Control(func(fd uintptr) { dup, derr = unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 3) })
+	if err := errors.Join(err, derr); err != nil {
+		return nil, fmt.Errorf("duplicate %s: %w", f.Name(), err)
+	}
+	return os.NewFile(uintptr(dup), f.Name()), nil
+}
+
+// SetWindowSize sets the size of a terminal, in characters, through its master.
+func SetWindowSize(master *os.File, width, height uint16) error {
+	conn, err := master.SyscallConn()
+	if err != nil {
+		return fmt.Errorf("resize terminal: %w", err)
+	}
+	var rerr error
+	err = conn.Control(func(fd uintptr) {
+		rerr = unix.IoctlSetWinsize(int(fd), unix.TIOCSWINSZ, &unix.Winsize{Row: height, Col: width})
+	})
+	if err := errors.Join(err, rerr); err != nil {
+		return fmt.Errorf("resize terminal: %w", err)
+	}
+	return nil
+}

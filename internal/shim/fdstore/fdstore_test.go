@@ -1,0 +1,135 @@
+package fdstore
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+)
+
+func serve(t *testing.T, k *Keeper) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "fd.sock")
+	l, err := net.ListenUnix("unixpacket", &net.UnixAddr{Name: path, Net: "unixpacket"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	go k.Serve(l)
+	return path
+}
+
+func wait(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for range 500 {
+		if ok() {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	t.Fatalf("%s did not happen", what)
+}
+
+func TestVaultFollowsKeeper(t *testing.T) {
+	k := NewKeeper()
+	r, w, _ := os.Pipe()
+	defer r.Close()
+	defer w.Close()
+	k.Put("c1/stdout", r)
+	path := serve(t, k)
+
+	for round := range 2 { // the second daemon takes the first one's place
+		v, err := Dial(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		<-v.Synced()
+		if v.Len() != 1 {
+			t.Fatalf("round %d: %d files", round, v.Len())
+		}
+		k.Put("c2/stdout", r)
+		wait(t, "put", func() bool { return v.Len() == 2 })
+		k.Drop("c2/stdout")
+		wait(t, "drop", func() bool { return v.Len() == 1 })
+		if round == 0 {
+			continue
+		}
+		fmt.Fprint(w, "kept")
+		files := v.Take()
+		f := files["c1/stdout"].File("stdout")
+		b := make([]byte, 10)
+		n, err := f.Read(b)
+		if string(b[:n]) != "kept" || err != nil {
+			t.Fatalf("read %q, %v", b[:n], err)
+		}
+		f.Close()
+	}
+}
+
+func TestKeeperDoesNotWaitForStoppedDaemon(t *testing.T) {
+	k := NewKeeper()
+	path := serve(t, k)
+	conn, err := net.DialUnix("unixpacket", nil, &net.UnixAddr{Name: path, Net: "unixpacket"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close() // and never read
+	r, w, _ := os.Pipe()
+	defer w.Close()
+	done := make(chan struct{})
+	go func() {
+		for i := range 5000 {
+			k.Put(fmt.Sprint("c", i), r)
+		}
+		for i := range 5000 {
+			k.Drop(fmt.Sprint("c", i))
+		}
+		close(done)
+	}()
+	select {
+	case <-done:
+	case <-time.After(30 * time.Second):
+		t.Fatal("the keeper waits")
+	}
+	r.Close()
+	v, err := Dial(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer v.Close()
+	<-v.Synced()
+	if v.Len() != 0 {
+		t.Errorf("%d files", v.Len())
+	}
+}
+
+func TestVaultSurvivesGarbage(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "fd.sock")
+	l, err := net.ListenUnix("unixpacket", &net.UnixAddr{Name: path, Net: "unixpacket"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	go func() {
+		c, err := l.AcceptUnix()
+		if err != nil {
+			return
+		}
+		for _, m := range []string{"?", "P", "Pname without a file", "D", "Dnever put", "S", "S"} {
+			c.Write([]byte(m))
+		}
+		c.Write(make([]byte, 100_000)) // too long: the end
+		io.Copy(io.Discard, c)
+	}()
+	v, err := Dial(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	<-v.done
+	if len(v.Take()) != 0 {
+		t.Error("files out of nothing")
+	}
+}
