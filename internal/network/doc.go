@@ -3,13 +3,13 @@
 //
 // # What is in the room
 //
-//	            Manager
-//	   ┌──────────┼──────────┬───────────┐
-//	 netns       book       rtnl      firewall          dnsconf
-//	 pins     who owns    bridge,   masquerade,    resolv.conf and hosts,
-//	          which       veth      host ports      as pure functions
-//	          address,    (rtnetlink) (nftables)
-//	          port
+//	           Manager
+//	  ┌──────────┼──────────┬───────────┐
+//	netns       book       rtnl      firewall          dnsconf
+//	pins     who owns    bridge,   masquerade,    resolv.conf and hosts,
+//	         which       veth      host ports      as pure functions
+//	         address,    (rtnetlink) (nftables)
+//	         port
 //
 // The network is the built-in bridge: one Linux bridge on the host, a veth pair for each pod, addresses
 // out of a subnet, masquerade for what leaves it, host ports as elements of nftables maps. Nothing in

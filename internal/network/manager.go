@@ -3,37 +3,264 @@ package network
 import (
 	"context"
 	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"github.com/11f9778f/berth/internal/failpoint"
+	"github.com/11f9778f/berth/internal/network/book"
+	"github.com/11f9778f/berth/internal/network/firewall"
+	"github.com/11f9778f/berth/internal/network/netns"
+	"github.com/11f9778f/berth/internal/network/rtnl"
+	"github.com/11f9778f/berth/internal/sys"
+	"github.com/11f9778f/berth/internal/trace"
 )
 
-// Manager is the network of one daemon.
-type Manager struct{}
+// Manager is the network of one daemon. Its methods may be called from several goroutines.
+type Manager struct {
+	cfg   Config
+	log   *slog.Logger
+	pins  netns.Dir
+	book  *book.Book
+	table *firewall.Table
+	host  *os.File // the host's network namespace; nil for the process's own
+	lock  *os.File // held as long as the Manager is open
 
-// Open makes a Manager.
-func Open(cfg Config) (*Manager, error) { return nil, errors.New("open the network: not built yet") }
+	ids    keyed
+	routes chan *rtnl.Conn // idle connections to the host's namespace
+
+	bridge bridge
+	holds  holds
+}
+
+// Open makes a Manager from what an earlier one with this run directory left. Sandboxes that were attached
+// stay attached; bridge, table and held ports are brought back for them. One Manager at a time can have a
+// run directory.
+func Open(cfg Config) (*Manager, error) {
+	m, err := open(cfg)
+	if err != nil {
+		return nil, fmt.Errorf("open network: %w", err)
+	}
+	return m, nil
+}
+
+func open(cfg Config) (m *Manager, err error) {
+	if cfg, err = cfg.withDefaults(); err != nil {
+		return nil, err
+	}
+	m = &Manager{log: cfg.Logger, pins: netns.Dir(filepath.Join(cfg.RunDir, "netns")), routes: make(chan *rtnl.Conn, 4)}
+	defer func() {
+		if err != nil {
+			m.closeFiles()
+		}
+	}()
+	folder := filepath.Join(cfg.RunDir, "network")
+	for _, d := range []string{folder, string(m.pins)} {
+		if err := os.MkdirAll(d, 0o700); err != nil {
+			return nil, err
+		}
+	}
+	if m.lock, err = sys.LockFile(filepath.Join(folder, "lock")); err != nil {
+		return nil, fmt.Errorf("another process has the run directory %s: %w", cfg.RunDir, err)
+	}
+	if cfg.HostNetNS != "" {
+		if m.host, err = sys.OpenNetNS(cfg.HostNetNS); err != nil {
+			return nil, err
+		}
+	}
+	routes, err := rtnl.Routes(m.host)
+	if err != nil {
+		return nil, err
+	}
+	if m.cfg, err = cfg.fit(routes); err != nil {
+		return nil, err
+	}
+	m.table = firewall.New(m.cfg.Table, m.cfg.Bridge, m.host)
+	if m.book, err = book.Open(folder, bootID(), m.cfg.Subnets, m.log); err != nil {
+		return nil, err
+	}
+	return m, m.resume()
+}
+
+// resume brings back what the living need and removes what the dead left.
+func (m *Manager) resume() error {
+	ctx := context.Background()
+	if m.cfg.Live != nil {
+		if _, err := m.Repair(ctx, m.cfg.Live); err != nil {
+			return err
+		}
+	}
+	entries := m.book.Entries()
+	if len(entries) == 0 {
+		return nil
+	}
+	for _, e := range entries {
+		// A port that somebody took while no daemon ran is still the pod's: the table says so.
+		if err := m.hold(e); err != nil {
+			m.log.Warn("a pod's host port can not be held", "sandbox", e.Owner, "error", err)
+		}
+	}
+	_, err := m.ensure(ctx)
+	return err
+}
 
 // CreateNetNS makes a network namespace for sandbox id, with lo up and the net.* sysctls set, and pins it.
 // It returns the pin's path. A namespace that is there already is returned as it is.
 func (m *Manager) CreateNetNS(ctx context.Context, id string, sysctls map[string]string) (string, error) {
-	return "", nil
+	defer trace.Start(ctx, "network.netns")()
+	if err := checkID(id); err != nil {
+		return "", fmt.Errorf("create network namespace: %w", err)
+	}
+	unlock, err := m.ids.lock(ctx, id)
+	if err != nil {
+		return "", fmt.Errorf("create network namespace of %s: %w", id, err)
+	}
+	defer unlock()
+	path, err := m.pins.Create(id, sysctls)
+	if err != nil {
+		return "", fmt.Errorf("create network namespace of %s: %w", id, err)
+	}
+	return path, nil
 }
 
-// RemoveNetNS removes the pin of id's namespace. With the last process in it gone, the kernel then
-// removes the namespace and its links.
-func (m *Manager) RemoveNetNS(ctx context.Context, id string) error { return nil }
-
-// Attach connects a sandbox's namespace to the network.
-func (m *Manager) Attach(ctx context.Context, r Request) (*Result, error) { return nil, nil }
-
-// Detach takes back what Attach gave.
-func (m *Manager) Detach(ctx context.Context, id string) error { return nil }
-
-// Inventory lists everything that the network has made, by owner.
-func (m *Manager) Inventory(ctx context.Context) ([]Item, error) { return nil, nil }
-
-// Repair removes everything whose owner is not alive and returns it.
-func (m *Manager) Repair(ctx context.Context, live func(id string) bool) ([]Item, error) {
-	return nil, nil
+// RemoveNetNS removes the pin of id's namespace; a missing one is success. With the last process in it
+// gone, the kernel then removes the namespace and its links, some milliseconds later.
+func (m *Manager) RemoveNetNS(ctx context.Context, id string) error {
+	defer trace.Start(ctx, "network.netns.remove")()
+	if err := checkID(id); err != nil {
+		return fmt.Errorf("remove network namespace: %w", err)
+	}
+	unlock, err := m.ids.lock(ctx, id)
+	if err != nil {
+		return fmt.Errorf("remove network namespace of %s: %w", id, err)
+	}
+	defer unlock()
+	if err := m.pins.Remove(id); err != nil {
+		return fmt.Errorf("remove network namespace of %s: %w", id, err)
+	}
+	return nil
 }
 
-// Close ends the Manager. Bridge and table are removed when no sandbox uses them.
-func (m *Manager) Close() error { return nil }
+// Subnets returns the subnets that new pods get addresses of.
+func (m *Manager) Subnets() []string {
+	var out []string
+	for _, s := range m.cfg.Subnets {
+		out = append(out, s.String())
+	}
+	return out
+}
+
+// Close ends the Manager. While a sandbox is attached, bridge and table stay and do their work; when none
+// is, they are removed.
+func (m *Manager) Close() error {
+	var err error
+	if len(m.book.Entries()) == 0 {
+		err = m.removeShared()
+	}
+	m.closeFiles()
+	if err != nil {
+		return fmt.Errorf("close network: %w", err)
+	}
+	return nil
+}
+
+// removeShared removes the table and the bridge, if they are ours.
+func (m *Manager) removeShared() error {
+	if err := failpoint.Here("network/table/delete/before"); err != nil {
+		return err
+	}
+	exists, err := m.table.Exists()
+	if err == nil && exists {
+		err = m.table.Delete()
+	}
+	return errors.Join(err, failpoint.Here("network/bridge/delete/before"), m.removeBridge(), failpoint.Here("network/bridge/delete/after"))
+}
+
+func (m *Manager) closeFiles() {
+	m.holds.closeAll()
+	for {
+		select {
+		case c := <-m.routes:
+			c.Close()
+			continue
+		default:
+		}
+		break
+	}
+	for _, f := range []*os.File{m.host, m.lock} {
+		if f != nil {
+			f.Close()
+		}
+	}
+}
+
+// onHost runs f on a connection to the host's namespace.
+func (m *Manager) onHost(f func(c *rtnl.Conn) error) error {
+	var c *rtnl.Conn
+	select {
+	case c = <-m.routes:
+	default:
+		var err error
+		if c, err = rtnl.Dial(m.host); err != nil {
+			return err
+		}
+	}
+	err := f(c)
+	select {
+	case m.routes <- c:
+	default:
+		c.Close()
+	}
+	return err
+}
+
+// inHost runs f on a thread in the host's namespace.
+func (m *Manager) inHost(f func() error) error {
+	if m.host == nil {
+		return f()
+	}
+	return sys.InNetNS(m.host, f)
+}
+
+// keyed is a set of locks, one for each key in use.
+type keyed struct {
+	mu sync.Mutex
+	m  map[string]*keyLock
+}
+
+type keyLock struct {
+	token chan struct{} // holds one token while the lock is free
+	users int
+}
+
+// lock waits for the key's lock, or for the context's end.
+func (k *keyed) lock(ctx context.Context, key string) (unlock func(), err error) {
+	k.mu.Lock()
+	if k.m == nil {
+		k.m = map[string]*keyLock{}
+	}
+	l := k.m[key]
+	if l == nil {
+		l = &keyLock{token: make(chan struct{}, 1)}
+		l.token <- struct{}{}
+		k.m[key] = l
+	}
+	l.users++
+	k.mu.Unlock()
+	leave := func() {
+		k.mu.Lock()
+		if l.users--; l.users == 0 {
+			delete(k.m, key)
+		}
+		k.mu.Unlock()
+	}
+	select {
+	case <-l.token:
+		return func() { l.token <- struct{}{}; leave() }, nil
+	case <-ctx.Done():
+		leave()
+		return nil, ctx.Err()
+	}
+}

@@ -83,6 +83,7 @@ const (
 	KindPort    Kind = "port"    // a host port in the book or in the table
 	KindBridge  Kind = "bridge"  // the bridge itself: no owner
 	KindTable   Kind = "table"   // the nftables table itself: no owner
+	KindRecord  Kind = "record"  // a damaged file of the book: no owner
 )
 
 // Item is one thing that exists on disk or in the kernel because of the network.

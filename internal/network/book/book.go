@@ -111,7 +111,10 @@ func Open(dir, boot string, subnets []netip.Prefix, log *slog.Logger) (*Book, er
 func (b *Book) records() string   { return filepath.Join(b.dir, "sandboxes") }
 func (b *Book) stateFile() string { return filepath.Join(b.dir, "book.json") }
 
-const suffix = ".json"
+const (
+	suffix  = ".json"
+	damaged = ".damaged" // put behind the name of a record that can't be read
+)
 
 func (b *Book) file(owner string) string { return filepath.Join(b.records(), owner+suffix) }
 
@@ -139,7 +142,7 @@ func (b *Book) load(fresh bool) error {
 		}
 		if err != nil {
 			b.log.Warn("a damaged record of the address book is set aside", "file", path, "error", err)
-			if err := os.Rename(path, path+".damaged"); err != nil {
+			if err := os.Rename(path, path+damaged); err != nil {
 				return err
 			}
 			continue
@@ -347,4 +350,22 @@ func (b *Book) writeStateLocked() error {
 		return fmt.Errorf("write the address book's state: %w", err)
 	}
 	return nil
+}
+
+// Damaged returns the files that were set aside because they could not be read.
+func (b *Book) Damaged() ([]string, error) {
+	out, err := filepath.Glob(filepath.Join(b.records(), "*"+damaged))
+	if err != nil {
+		return nil, fmt.Errorf("list damaged records: %w", err)
+	}
+	return out, nil
+}
+
+// RemoveDamaged removes those files.
+func (b *Book) RemoveDamaged() error {
+	files, err := b.Damaged()
+	for _, f := range files {
+		err = errors.Join(err, os.Remove(f))
+	}
+	return err
 }

@@ -61,6 +61,7 @@ func (c *Conn) CreateBridge(ns *os.File, name string, mac net.HardwareAddr, mtu 
 type Link struct {
 	Name, Alias, Kind string
 	Index, Master     int
+	MAC               net.HardwareAddr
 }
 
 // List returns all links of the namespace ns, or of the thread's where ns is nil.
@@ -78,7 +79,7 @@ func List(ns *os.File) ([]Link, error) {
 	var out []Link
 	for _, l := range all {
 		a := l.Attrs()
-		out = append(out, Link{Name: a.Name, Alias: a.Alias, Kind: l.Type(), Index: a.Index, Master: a.MasterIndex})
+		out = append(out, Link{Name: a.Name, Alias: a.Alias, Kind: l.Type(), Index: a.Index, Master: a.MasterIndex, MAC: a.HardwareAddr})
 	}
 	return out, nil
 }

@@ -23,11 +23,6 @@ const (
 	protocolStatic  = 4 // RTPROT_STATIC
 )
 
-// PodIndex is the interface index of a pod's interface in its namespace. It is given, not asked for, so that
-// addresses can be set without a look-up. The kernel counts from 1, and its own fallback devices stay far
-// below this.
-const PodIndex = 100
-
 // Pair is a veth pair: one end on the host in a bridge, the other in a pod's namespace.
 type Pair struct {
 	// Host is the name of the host's end, Alias a text kept with it, Bridge the index of its bridge.
@@ -40,8 +35,8 @@ type Pair struct {
 	MTU   int
 }
 
-// CreatePair makes the pair and brings both ends up, the host's end with hairpin on and without an IPv6
-// address of its own. An error for which IsExisting is true means that a link of the host's name was there
+// CreatePair makes the pair and brings the host's end up, with hairpin on and without an IPv6 address of its
+// own. An error for which IsExisting is true means that a link of the host's name was there
 // before; it has then got the alias and the other settings, but may lead elsewhere.
 func (c *Conn) CreatePair(p Pair) error {
 	host := nl.ZeroTerminated(p.Host)
@@ -57,8 +52,7 @@ func (c *Conn) CreatePair(p Pair) error {
 	info := nl.NewRtAttr(syscall.IFLA_LINKINFO, nil)
 	info.AddRtAttr(nl.IFLA_INFO_KIND, nl.NonZeroTerminated("veth"))
 	peer := info.AddRtAttr(nl.IFLA_INFO_DATA, nil).AddRtAttr(nl.VETH_INFO_PEER, nil)
-	head := nl.NewIfInfomsgChild(peer, syscall.AF_UNSPEC)
-	head.Index, head.Flags, head.Change = PodIndex, syscall.IFF_UP, syscall.IFF_UP
+	nl.NewIfInfomsgChild(peer, syscall.AF_UNSPEC) // not up: the kernel refuses, for it has no other end yet
 	peer.AddRtAttr(syscall.IFLA_IFNAME, nl.ZeroTerminated(p.Pod))
 	peer.AddRtAttr(syscall.IFLA_ADDRESS, p.MAC)
 	peer.AddRtAttr(syscall.IFLA_MTU, mtu)
@@ -88,24 +82,36 @@ func (c *Conn) CreatePair(p Pair) error {
 	)
 }
 
-// ConfigurePod gives the pod's end its addresses and a default route by each gateway. What is there already
-// stays. IsMissing is true of the error where there is no such end in this namespace.
-func (c *Conn) ConfigurePod(addrs []netip.Prefix, gateways []netip.Addr) error {
-	var msgs []message
+// ConfigurePod brings the pod's end up and gives it its addresses and a default route by each gateway. What
+// is there already stays. IsMissing is true of the error where there is no such end in this namespace.
+func (c *Conn) ConfigurePod(name string, addrs []netip.Prefix, gateways []netip.Addr) error {
+	index, err := c.Index(name)
+	if err != nil {
+		return err
+	}
+	msgs := []message{linkUp(index)}
 	for _, a := range addrs {
-		msgs = append(msgs, newAddress(PodIndex, a))
+		msgs = append(msgs, newAddress(index, a))
 	}
 	for _, gw := range gateways {
-		msgs = append(msgs, defaultRoute(PodIndex, gw))
+		msgs = append(msgs, defaultRoute(index, gw))
 	}
 	return c.do(msgs...)
 }
 
-// ForgetPod takes the addresses from the pod's end, so that it no longer answers for them.
-func (c *Conn) ForgetPod(addrs []netip.Prefix) error {
+// ForgetPod takes the addresses from the pod's end, so that it no longer answers for them. No such end, or no
+// such addresses, is success.
+func (c *Conn) ForgetPod(name string, addrs []netip.Prefix) error {
+	index, err := c.Index(name)
+	if IsMissing(err) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
 	var msgs []message
 	for _, a := range addrs {
-		m := newAddress(PodIndex, a)
+		m := newAddress(index, a)
 		m.what = "remove address " + a.String()
 		m.req.Type, m.req.Flags = syscall.RTM_DELADDR, syscall.NLM_F_REQUEST
 		m.ok = []syscall.Errno{syscall.EADDRNOTAVAIL, syscall.ENODEV}
@@ -114,13 +120,27 @@ func (c *Conn) ForgetPod(addrs []netip.Prefix) error {
 	return c.do(msgs...)
 }
 
+// Index returns the index of a link. IsMissing is true of the error where there is none of that name.
+func (c *Conn) Index(name string) (int, error) {
+	req := nl.NewNetlinkRequest(syscall.RTM_GETLINK, 0)
+	req.AddData(nl.NewIfInfomsg(syscall.AF_UNSPEC))
+	add(req, syscall.IFLA_IFNAME, nl.ZeroTerminated(name))
+	m := message{what: "find link " + name, req: req}
+	if err := c.do(m); err != nil {
+		return 0, err
+	}
+	return c.found, nil
+}
+
 // LinkUp brings the link with the given index up. Index 1 is lo.
-func (c *Conn) LinkUp(index int) error {
+func (c *Conn) LinkUp(index int) error { return c.do(linkUp(index)) }
+
+func linkUp(index int) message {
 	req := nl.NewNetlinkRequest(syscall.RTM_NEWLINK, 0)
 	head := nl.NewIfInfomsg(syscall.AF_UNSPEC)
 	head.Index, head.Flags, head.Change = int32(index), syscall.IFF_UP, syscall.IFF_UP
 	req.AddData(head)
-	return c.do(message{what: "bring link up", req: req})
+	return message{what: "bring link up", req: req}
 }
 
 // DeleteLink removes a link by name, and with it its other end. A missing link is success. Removal waits

@@ -23,8 +23,9 @@ import (
 
 // Conn is a connection to one network namespace. It is for one goroutine at a time.
 type Conn struct {
-	sock *sys.RouteSocket
-	buf  []byte
+	sock  *sys.RouteSocket
+	buf   []byte
+	found int // index of the link that the last batch asked for
 }
 
 // Dial connects to the network namespace ns, or to that of the calling thread where ns is nil.
@@ -87,7 +88,11 @@ func (c *Conn) collect(msgs []message) error {
 		}
 		for _, a := range answers {
 			i := find(msgs, a.Header.Seq)
-			if i < 0 || a.Header.Type != syscall.NLMSG_ERROR {
+			switch {
+			case i >= 0 && a.Header.Type == syscall.RTM_NEWLINK && len(a.Data) >= syscall.SizeofIfInfomsg:
+				c.found = int(nl.DeserializeIfInfomsg(a.Data).Index)
+				continue
+			case i < 0 || a.Header.Type != syscall.NLMSG_ERROR:
 				continue // of an earlier batch that was given up
 			}
 			if err := failure(msgs[i], a); err != nil && first == nil {

@@ -1,0 +1,3 @@
+package network
+
+func child(what string) int { return 2 }

@@ -1,0 +1,184 @@
+package network
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/11f9778f/berth/internal/network/firewall"
+	"github.com/11f9778f/berth/internal/network/rtnl"
+)
+
+// Inventory lists everything that the network has on disk and in the kernel, by owner, with a note at what is
+// not as it should be. It changes nothing.
+func (m *Manager) Inventory(ctx context.Context) ([]Item, error) {
+	var out []Item
+	for _, list := range []func() ([]Item, error){m.listPins, m.listLinks, m.listBook, m.listTable} {
+		if err := ctx.Err(); err != nil {
+			return nil, fmt.Errorf("network inventory: %w", err)
+		}
+		items, err := list()
+		if err != nil {
+			return nil, fmt.Errorf("network inventory: %w", err)
+		}
+		out = append(out, items...)
+	}
+	return out, nil
+}
+
+func (m *Manager) listPins() ([]Item, error) {
+	ids, err := m.pins.List()
+	if err != nil {
+		return nil, err
+	}
+	var out []Item
+	for _, id := range ids {
+		it := Item{Kind: KindNetNS, Owner: id, Name: m.pins.Path(id)}
+		if !m.pins.Pinned(id) {
+			it.Note = "a file without a namespace"
+		}
+		out = append(out, it)
+	}
+	return out, nil
+}
+
+func (m *Manager) listLinks() ([]Item, error) {
+	links, err := rtnl.List(m.host)
+	if err != nil {
+		return nil, err
+	}
+	var out []Item
+	for _, l := range links {
+		if id, ok := m.cfg.ownerOf(l.Alias); ok {
+			it := Item{Kind: KindLink, Owner: id, Name: l.Name}
+			if _, ok := m.book.Get(id); !ok {
+				it.Note = "has no address in the book: on its way out, if its namespace is gone"
+			}
+			out = append(out, it)
+		}
+		if l.Name == m.cfg.Bridge {
+			out = append(out, Item{Kind: KindBridge, Name: l.Name})
+		}
+	}
+	return out, nil
+}
+
+func (m *Manager) listBook() ([]Item, error) {
+	var out []Item
+	for _, e := range m.book.Entries() {
+		for _, a := range e.Addresses {
+			out = append(out, Item{Kind: KindAddress, Owner: e.Owner, Name: a.Addr().String()})
+		}
+	}
+	damaged, err := m.book.Damaged()
+	for _, path := range damaged {
+		out = append(out, Item{Kind: KindRecord, Name: path, Note: "a damaged record, set aside"})
+	}
+	return out, err
+}
+
+// listTable lays the book's host ports and the table's side by side.
+func (m *Manager) listTable() ([]Item, error) {
+	exists, err := m.table.Exists()
+	if err != nil {
+		return nil, err
+	}
+	open, err := m.table.List()
+	if err != nil {
+		return nil, err
+	}
+	var out []Item
+	if exists {
+		out = append(out, Item{Kind: KindTable, Name: m.cfg.Table})
+	}
+	for _, e := range m.book.Entries() {
+		for _, f := range forwards(e) {
+			it := Item{Kind: KindPort, Owner: e.Owner, Name: portName(f)}
+			if i := slices.Index(open, f); i >= 0 {
+				open = slices.Delete(open, i, i+1)
+			} else {
+				it.Note = "in the book, but not in the table"
+			}
+			out = append(out, it)
+		}
+	}
+	for _, f := range open {
+		out = append(out, Item{Kind: KindPort, Name: portName(f), Note: "in the table, but not in the book"})
+	}
+	return out, nil
+}
+
+func portName(f firewall.Forward) string {
+	host := "*"
+	if f.HostIP.IsValid() {
+		host = f.HostIP.String()
+	}
+	return fmt.Sprintf("%s %s:%d → %s", f.Protocol, host, f.HostPort, f.To)
+}
+
+// Repair removes everything whose owner is not alive, and everything that nobody owns and nothing needs, and
+// returns what it removed. live is asked for each owner while no other call for that owner is under way, so it
+// must say yes for a sandbox from before its first CreateNetNS until after its last RemoveNetNS.
+func (m *Manager) Repair(ctx context.Context, live func(id string) bool) ([]Item, error) {
+	before, err := m.Inventory(ctx)
+	if err != nil {
+		return nil, err
+	}
+	dead := map[string]bool{} // by owner: what became of them
+	var errs []error
+	for _, it := range before {
+		if _, seen := dead[it.Owner]; seen || it.Owner == "" {
+			continue
+		}
+		gone, err := m.removeDead(ctx, it.Owner, live)
+		dead[it.Owner] = gone
+		if err != nil {
+			errs = append(errs, fmt.Errorf("remove what is left of %s: %w", it.Owner, err))
+		}
+	}
+	errs = append(errs, m.removeStray(before))
+	var removed []Item
+	for _, it := range before {
+		if dead[it.Owner] || (it.Owner == "" && it.Note != "") {
+			removed = append(removed, it)
+		}
+	}
+	return removed, errors.Join(errs...)
+}
+
+// removeDead removes everything of an owner, if it is dead.
+func (m *Manager) removeDead(ctx context.Context, id string, live func(string) bool) (bool, error) {
+	if err := checkID(id); err != nil {
+		return false, err
+	}
+	unlock, err := m.ids.lock(ctx, id)
+	if err != nil {
+		return false, err
+	}
+	defer unlock()
+	if live(id) {
+		return false, nil
+	}
+	if err := m.detachLocked(ctx, id); err != nil {
+		return false, err
+	}
+	if err := m.pins.Remove(id); err != nil {
+		return false, err
+	}
+	// By hand: somebody may still hold the namespace, and nobody waits here.
+	err = m.onHost(func(c *rtnl.Conn) error { return c.DeleteLink(m.cfg.hostLink(id)) })
+	return err == nil, err
+}
+
+// removeStray removes damaged records and host ports that are in the table alone.
+func (m *Manager) removeStray(before []Item) error {
+	stray := slices.ContainsFunc(before, func(it Item) bool { return it.Kind == KindPort && it.Owner == "" })
+	var err error
+	if stray {
+		m.bridge.mu.Lock()
+		err = m.buildTable()
+		m.bridge.mu.Unlock()
+	}
+	return errors.Join(err, m.book.RemoveDamaged())
+}
