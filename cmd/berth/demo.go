@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -76,61 +77,80 @@ func (c *cli) demoWatch() *cobra.Command {
 
 // demoShow prints what a container sees, so that a pod without a shell can tell.
 func (c *cli) demoShow() *cobra.Command {
-	var vars, files []string
-	var code int
-	var wait time.Duration
-	var toErr string
+	var o show
 	cmd := &cobra.Command{
 		Use:     "show",
 		Short:   "Print variables, files, user and folder, wait, then exit with a code",
 		Example: "  berth demo show --env HOME --file /etc/hostname --wait 1s --exit 3",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			for _, v := range vars {
-				fmt.Fprintf(c.out, "%s=%s\n", v, os.Getenv(v))
-			}
-			var errs []error
-			for _, f := range files {
-				b, err := os.ReadFile(f)
-				if err != nil {
-					errs = append(errs, err)
-					continue
-				}
-				fmt.Fprintf(c.out, "%s: %s\n", f, strings.TrimSpace(string(b)))
-			}
-			wd, err := os.Getwd()
-			errs = append(errs, err)
-			fmt.Fprintf(c.out, "uid=%d gid=%d dir=%s pid=%d\n", os.Getuid(), os.Getgid(), wd, os.Getpid())
-			if toErr != "" {
-				fmt.Fprintln(c.err, toErr)
-			}
-			if err := errors.Join(errs...); err != nil {
+			if err := o.print(c); err != nil {
 				return err
 			}
-			pause(cmd, wait)
-			if code != 0 {
-				return exited(code)
+			o.stay(cmd.Context())
+			if o.code != 0 {
+				return exited(o.code)
 			}
 			return nil
 		},
 	}
-	cmd.Flags().StringArrayVar(&vars, "env", nil, "variable to print (repeatable)")
-	cmd.Flags().StringArrayVar(&files, "file", nil, "file to print (repeatable)")
-	cmd.Flags().StringVar(&toErr, "stderr", "", "text for standard error")
-	cmd.Flags().DurationVar(&wait, "wait", 0, "how long to stay, or until SIGTERM")
-	cmd.Flags().IntVar(&code, "exit", 0, "exit code at the end")
+	cmd.Flags().StringArrayVar(&o.vars, "env", nil, "variable to print (repeatable)")
+	cmd.Flags().StringArrayVar(&o.files, "file", nil, "file to print (repeatable)")
+	cmd.Flags().StringVar(&o.toErr, "stderr", "", "text for standard error")
+	cmd.Flags().IntVar(&o.eat, "eat", 0, "take so many MiB of memory")
+	cmd.Flags().DurationVar(&o.wait, "wait", 0, "how long to stay, or until SIGTERM")
+	cmd.Flags().BoolVar(&o.deaf, "deaf", false, "do not care for SIGTERM while waiting")
+	cmd.Flags().IntVar(&o.code, "exit", 0, "exit code at the end")
 	return cmd
 }
 
-// pause waits for d, or until the container is asked to end.
-func pause(cmd *cobra.Command, d time.Duration) {
-	if d <= 0 {
-		return
+// show is what `berth demo show` is asked for.
+type show struct {
+	vars, files []string
+	toErr       string
+	eat, code   int
+	wait        time.Duration
+	deaf        bool
+}
+
+func (o *show) print(c *cli) error {
+	for _, v := range o.vars {
+		fmt.Fprintf(c.out, "%s=%s\n", v, os.Getenv(v))
 	}
-	ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGTERM, os.Interrupt)
-	defer stop()
-	select {
-	case <-ctx.Done():
-	case <-time.After(d):
+	var errs []error
+	for _, f := range o.files {
+		b, err := os.ReadFile(f)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		fmt.Fprintf(c.out, "%s: %s\n", f, strings.TrimSpace(string(b)))
+	}
+	wd, err := os.Getwd()
+	errs = append(errs, err)
+	fmt.Fprintf(c.out, "uid=%d gid=%d dir=%s pid=%d\n", os.Getuid(), os.Getgid(), wd, os.Getpid())
+	if o.toErr != "" {
+		fmt.Fprintln(c.err, o.toErr)
+	}
+	return errors.Join(errs...)
+}
+
+// stay waits until it is time, or until the container is asked to end.
+func (o *show) stay(ctx context.Context) {
+	held := make([]byte, o.eat<<20)
+	for i := 0; i < len(held); i += os.Getpagesize() {
+		held[i] = 1 // only what is touched counts
+	}
+	switch {
+	case o.deaf:
+		signal.Ignore(syscall.SIGTERM)
+		time.Sleep(o.wait)
+	case o.wait > 0:
+		ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, os.Interrupt)
+		defer stop()
+		select {
+		case <-ctx.Done():
+		case <-time.After(o.wait):
+		}
 	}
 }
