@@ -1,7 +1,6 @@
 package engine
 
 import (
-	"context"
 	"os"
 	"time"
 
@@ -73,5 +72,3 @@ type State struct {
 	Started    bool      `json:"started"`    // false: created, still waiting for Start
 	Paused     bool      `json:"paused,omitempty"`
 }
-
-var _ = context.Background

@@ -1,0 +1,331 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+
+	"github.com/11f9778f/berth/internal/engine/caps"
+	"github.com/11f9778f/berth/internal/engine/cgroup"
+	"github.com/11f9778f/berth/internal/engine/seccomp"
+	"github.com/11f9778f/berth/internal/engine/stage"
+	"github.com/11f9778f/berth/internal/trace"
+)
+
+// Container is a container that this process created or adopted. Its methods may be called from several
+// goroutines.
+type Container struct {
+	mu     sync.Mutex
+	state  State
+	spec   *specs.Spec
+	group  *cgroup.Group
+	init   *Process
+	stage  *stage.Stage // until Start
+	filter *seccomp.Filter
+}
+
+// launcher is the sealed first program, one for the whole process: it is a constant of the binary.
+var launcher = sync.OnceValues(stage.NewLauncher)
+
+// held is what this process may give to others.
+var held = sync.OnceValues(caps.Current)
+
+var cloneFlags = map[specs.LinuxNamespaceType]uintptr{
+	specs.PIDNamespace: unix.CLONE_NEWPID, specs.NetworkNamespace: unix.CLONE_NEWNET, specs.MountNamespace: unix.CLONE_NEWNS,
+	specs.IPCNamespace: unix.CLONE_NEWIPC, specs.UTSNamespace: unix.CLONE_NEWUTS, specs.CgroupNamespace: unix.CLONE_NEWCGROUP,
+	specs.UserNamespace: unix.CLONE_NEWUSER,
+}
+
+func (o CreateOptions) rootPath() string {
+	if filepath.IsAbs(o.Spec.Root.Path) {
+		return o.Spec.Root.Path
+	}
+	return filepath.Join(o.Bundle, o.Spec.Root.Path)
+}
+
+func (o CreateOptions) cgroupPath() string {
+	if p := o.Spec.Linux.CgroupsPath; p != "" {
+		return p
+	}
+	return "/berth/" + o.ID
+}
+
+// Create makes a container: namespaces, cgroup, root filesystem and mounts are ready and its process
+// waits for Start. On an error nothing is left.
+func Create(ctx context.Context, o CreateOptions) (*Container, error) {
+	if err := validate(o); err != nil {
+		return nil, fmt.Errorf("create container %s: %w", o.ID, err)
+	}
+	c, err := create(ctx, o)
+	if err != nil {
+		return nil, fmt.Errorf("create container %s: %w", o.ID, err)
+	}
+	return c, nil
+}
+
+func create(ctx context.Context, o CreateOptions) (_ *Container, err error) {
+	group, err := cgroup.Load(o.cgroupPath())
+	if err != nil {
+		return nil, err
+	}
+	c := &Container{spec: o.Spec, group: group, state: State{
+		ID: o.ID, Bundle: o.Bundle, Created: time.Now(), CgroupPath: group.Path(),
+	}}
+	defer func() {
+		if err != nil {
+			c.undo()
+		}
+	}()
+	if c.filter, err = compileSeccomp(o.Spec.Linux.Seccomp); err != nil {
+		return nil, err
+	}
+	end := trace.Start(ctx, "engine.cgroup")
+	if err := group.Create(ctx); err != nil {
+		return nil, err
+	}
+	end()
+	if err := c.launch(ctx, o); err != nil {
+		return nil, err
+	}
+	// The first join of a cgroup v1 after a rest waits for the kernel: it runs beside the mounts, and
+	// only what must see the cgroup waits for it.
+	g, gctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return c.confine(gctx, o) })
+	var root *os.File
+	g.Go(func() error {
+		defer trace.Start(ctx, "engine.rootfs")()
+		var err error
+		root, err = openRootfs(o)
+		return err
+	})
+	err = g.Wait()
+	if root != nil {
+		defer root.Close()
+	}
+	if err != nil {
+		return nil, err
+	}
+	return c, c.furnish(ctx, o, root)
+}
+
+// launch starts the child in its new namespaces.
+func (c *Container) launch(ctx context.Context, o CreateOptions) error {
+	defer trace.Start(ctx, "engine.clone")()
+	l, err := launcher()
+	if err != nil {
+		return err
+	}
+	a := stage.Attr{Stdin: o.Stdio.In, Stdout: o.Stdio.Out, Stderr: o.Stdio.Err}
+	var joinPID *os.File
+	for _, ns := range o.Spec.Linux.Namespaces {
+		switch {
+		case ns.Path == "" && ns.Type != specs.CgroupNamespace: // that one must follow the join
+			a.Cloneflags |= cloneFlags[ns.Type]
+		case ns.Type == specs.PIDNamespace:
+			f, err := os.Open(ns.Path)
+			if err != nil {
+				return fmt.Errorf("linux.namespaces: pid: %w", err)
+			}
+			defer f.Close()
+			joinPID = f
+		}
+	}
+	if v2, err := c.group.FD(); err == nil {
+		defer v2.Close()
+		a.Cgroup = v2
+	}
+	s, err := startIn(joinPID, func() (*stage.Stage, error) { return l.Start(a) })
+	if err != nil {
+		return err
+	}
+	c.stage = s
+	c.init = newProcess(s.Pid, s.PidFD, true)
+	c.state.Pid = s.Pid
+	c.state.StartTime, err = startTime(s.Pid)
+	return err
+}
+
+// confine applies limits, and puts the child below them.
+func (c *Container) confine(ctx context.Context, o CreateOptions) error {
+	defer trace.Start(ctx, "engine.confine")()
+	if r := o.Spec.Linux.Resources; r != nil {
+		if err := c.group.Apply(r); err != nil {
+			return err
+		}
+	}
+	if err := c.group.Join(c.state.Pid); err != nil {
+		return err
+	}
+	if err := setOOMScore(c.state.Pid, o.Spec.Process.OOMScoreAdj); err != nil {
+		return err
+	}
+	return setLimits(c.state.Pid, o.Spec.Process.Rlimits)
+}
+
+// furnish builds the container's inside, by one program.
+func (c *Container) furnish(ctx context.Context, o CreateOptions, root *os.File) error {
+	defer trace.Start(ctx, "engine.mounts")()
+	u, err := newSetup(o, c.stage, root)
+	if err != nil {
+		return err
+	}
+	defer u.close()
+	u.do("start a session", unix.SYS_SETSID).Tolerate(unix.EPERM)
+	if err := u.namespaces(); err != nil {
+		return err
+	}
+	if c.newNamespace(specs.CgroupNamespace) {
+		u.do("new cgroup namespace", unix.SYS_UNSHARE, stage.Int(unix.CLONE_NEWCGROUP))
+	}
+	u.attachRoot()
+	if err := u.mounts(); err != nil {
+		return err
+	}
+	if err := u.devices(); err != nil {
+		return err
+	}
+	if o.Spec.Process.Terminal {
+		u.terminal(o.Spec.Process, true)
+	}
+	u.mask()
+	u.readonly()
+	u.identity()
+	if err := u.sysctls(); err != nil {
+		return err
+	}
+	if err := u.destination(o.Spec.Process.Cwd, true, o.Spec.Mounts); err != nil {
+		return fmt.Errorf("process.cwd: %w", err)
+	}
+	u.pivot()
+	if err := c.stage.Run(ctx, u.p); err != nil {
+		return childError(err)
+	}
+	if o.Spec.Process.Terminal {
+		c.init.console, err = stealConsole(c.stage)
+	}
+	return err
+}
+
+// childError names a child that died by itself in the middle: the OOM killer, mostly.
+func childError(err error) error {
+	if errors.Is(err, stage.ErrExecuted) {
+		return errors.New("the container's first process was killed while it was being set up (is the memory limit too small?)")
+	}
+	return err
+}
+
+func (c *Container) newNamespace(t specs.LinuxNamespaceType) bool {
+	for _, ns := range c.spec.Linux.Namespaces {
+		if ns.Type == t {
+			return ns.Path == ""
+		}
+	}
+	return false
+}
+
+// undo removes what a failed create has made. It does not use the caller's context, which may be why
+// the create failed.
+func (c *Container) undo() {
+	if c.stage != nil {
+		c.stage.Close()
+	}
+	if c.init != nil {
+		c.init.Signal(syscall.SIGKILL)
+		c.init.Wait(context.Background())
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	c.group.Delete(ctx)
+	c.closeFiles()
+}
+
+func (c *Container) closeFiles() {
+	if c.init != nil {
+		c.init.close()
+	}
+}
+
+// Start lets the process execute the user's program. It returns when that has happened, or an error
+// that says why not: `exec: "foo": executable file not found in $PATH`.
+func (c *Container) Start(ctx context.Context) error {
+	c.mu.Lock()
+	s := c.stage
+	c.stage = nil
+	c.mu.Unlock()
+	if s == nil {
+		return fmt.Errorf("start container %s: it was started before: %w", c.state.ID, os.ErrInvalid)
+	}
+	defer s.Close()
+	if err := execute(ctx, s, c.spec.Process, c.filter); err != nil {
+		return fmt.Errorf("start container %s: %w", c.state.ID, err)
+	}
+	c.mu.Lock()
+	c.state.Started = true
+	c.mu.Unlock()
+	return nil
+}
+
+// execute makes the child of s the process p.
+func execute(ctx context.Context, s *stage.Stage, p *specs.Process, filter *seccomp.Filter) error {
+	defer trace.Start(ctx, "engine.execute")()
+	h, err := held()
+	if err != nil {
+		return err
+	}
+	sets, err := caps.FromSpec(p.Capabilities)
+	if err != nil {
+		return fmt.Errorf("process.capabilities: %w", err)
+	}
+	sets, _ = sets.Clamp(h)
+	e := execution{p: &stage.Program{}, process: p, caps: sets, held: h, filter: filter}
+	e.build()
+	err = s.Run(ctx, e.p)
+	if errors.Is(err, stage.ErrExecuted) {
+		return nil
+	}
+	if err == nil {
+		return errors.New("the last program ended without execve")
+	}
+	return execError(p.Args[0], err)
+}
+
+// execError says what a shell would say.
+func execError(name string, err error) error {
+	var e *stage.Error
+	if !errors.As(err, &e) || e.What != execWhat {
+		return err
+	}
+	switch e.Errno {
+	case unix.ENOENT:
+		if filepath.Base(name) == name {
+			return fmt.Errorf("exec: %q: executable file not found in $PATH: %w", name, e.Errno)
+		}
+		return fmt.Errorf("exec: %q: no such file, or its interpreter is missing: %w", name, e.Errno)
+	case unix.ENOEXEC:
+		return fmt.Errorf("exec: %q: not an executable for this machine (another architecture, or a script without #!): %w", name, e.Errno)
+	}
+	return fmt.Errorf("exec: %q: %w", name, e.Errno)
+}
+
+func compileSeccomp(s *specs.LinuxSeccomp) (*seccomp.Filter, error) {
+	if s == nil {
+		return nil, nil
+	}
+	f, err := seccomp.Compile(s)
+	if err != nil {
+		return nil, fmt.Errorf("linux.seccomp: %w", err)
+	}
+	if f.Notify {
+		return nil, errors.New("linux.seccomp: the action SCMP_ACT_NOTIFY is not supported")
+	}
+	return f, nil
+}

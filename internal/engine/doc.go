@@ -1,0 +1,20 @@
+// Package engine turns OCI bundles into Linux processes.
+//
+// Create clones a child into the namespaces of the spec, puts it into its cgroup, builds its root
+// filesystem and mounts, and lets it wait; Start makes it execute the user's program; Exec runs another
+// process in a running container. The child is a tiny sealed program that only executes system calls
+// (package stage), so nothing large is executed on the way and all decisions are made here, in Go.
+//
+// What it promises:
+//   - Nothing of a container's file systems is mounted in the host's mount namespace: they are made
+//     detached and live and die with the container's processes.
+//   - Every path that an image or a container can influence is resolved by openat2 below the container's
+//     root, and used by descriptor.
+//   - A field of the spec that it does not do is an error that names it.
+//   - A failed Create leaves nothing: no process, no cgroup, no mount.
+//   - A container outlives the process that created it; Adopt takes it over from its State.
+//
+// It knows nothing of images, networks, pods or CRI, and keeps no files: State is the caller's to store.
+//
+// Spec: https://github.com/opencontainers/runtime-spec, version 1.3.
+package engine
