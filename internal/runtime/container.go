@@ -121,7 +121,7 @@ func (sb *sandbox) reserveContainer(ctx context.Context, spec ContainerSpec) (*c
 		c.status.LogPath = filepath.Join(sb.status.Spec.LogDir, spec.LogPath)
 	}
 	sb.containers[id], sb.names[spec.key()] = c, c
-	c.create = c.actor.do(func() error { return c.prepare(traced(c.life, ctx)) })
+	c.create = c.actor.do(func() error { return c.prepare(c.sb.traced(c.life, ctx)) })
 	sb.mu.Unlock()
 
 	sb.r.mu.Lock()
@@ -261,7 +261,7 @@ func (r *Runtime) StartContainer(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
-	op := c.actor.join("start", func() error { return c.start(traced(c.life, ctx)) })
+	op := c.actor.join("start", func() error { return c.start(c.sb.traced(c.life, ctx)) })
 	if err := op.wait(ctx); err != nil {
 		return fmt.Errorf("start container %s: %w", short(id), err)
 	}

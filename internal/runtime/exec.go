@@ -121,7 +121,7 @@ func (r *Runtime) UpdateResources(ctx context.Context, id string, res Resources)
 		return err
 	}
 	// Not joined by name: two updates may differ.
-	err = c.actor.do(func() error { return c.update(traced(r.life, ctx), res) }).wait(ctx)
+	err = c.actor.do(func() error { return c.update(c.sb.traced(r.life, ctx), res) }).wait(ctx)
 	if err != nil {
 		return fmt.Errorf("update resources of container %s: %w", short(id), err)
 	}

@@ -11,6 +11,10 @@ func (r *Runtime) listen() {
 	for {
 		select {
 		case <-r.life.Done():
+			go func() { // nobody who still reports may wait for us
+				for range events {
+				}
+			}()
 			return
 		case e, ok := <-events:
 			if !ok {

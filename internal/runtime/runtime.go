@@ -13,7 +13,6 @@ import (
 
 	"github.com/containerd/errdefs"
 
-	"github.com/11f9778f/berth/internal/trace"
 )
 
 // Config is what a Runtime is made from. RunDir, Images, Network, Shims and Kernel must be set.
@@ -240,15 +239,6 @@ func (r *Runtime) undoContext(ctx context.Context) (context.Context, context.Can
 // shimContext bounds one call to a shim.
 func (r *Runtime) shimContext(ctx context.Context) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(ctx, r.cfg.ShimTimeout)
-}
-
-// traced returns life with the recorder of ctx: an operation outlives its caller, but tells it where
-// the time went.
-func traced(life, ctx context.Context) context.Context {
-	if rec := trace.From(ctx); rec != nil {
-		return trace.With(life, rec)
-	}
-	return life
 }
 
 // newID returns 64 random hexadecimal digits.

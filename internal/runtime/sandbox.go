@@ -11,6 +11,8 @@ import (
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sync/errgroup"
+
+	"github.com/11f9778f/berth/internal/trace"
 )
 
 // sandbox is one pod. Its actor runs what concerns the pod as a whole.
@@ -30,6 +32,7 @@ type sandbox struct {
 	status     SandboxStatus
 	containers map[string]*container
 	names      map[string]*container // by identity in the sandbox
+	spans      *trace.Recorder       // where the time of the sandbox's operations went
 }
 
 func (s SandboxSpec) key() string {
@@ -75,7 +78,7 @@ func (r *Runtime) newSandbox(status SandboxStatus) (*sandbox, error) {
 	}
 	sb := &sandbox{
 		r: r, id: status.ID, key: status.Spec.key(), ledger: l, status: status,
-		containers: map[string]*container{}, names: map[string]*container{},
+		containers: map[string]*container{}, names: map[string]*container{}, spans: &trace.Recorder{},
 	}
 	sb.life, sb.interrupt = context.WithCancel(r.life)
 	return sb, nil
@@ -130,7 +133,7 @@ func (r *Runtime) reserveSandbox(ctx context.Context, spec SandboxSpec) (*sandbo
 		return nil, fmt.Errorf("the runtime is closing: %w", errdefs.ErrUnavailable)
 	}
 	r.names[spec.key()], r.sandboxes[fresh.id] = fresh, fresh
-	fresh.run = fresh.actor.do(func() error { return fresh.start(traced(fresh.life, ctx)) })
+	fresh.run = fresh.actor.do(func() error { return fresh.start(fresh.traced(fresh.life, ctx)) })
 	return fresh, nil
 }
 
@@ -281,7 +284,7 @@ func (r *Runtime) StopSandbox(ctx context.Context, id string) error {
 		return nil
 	}
 	sb.interrupt()
-	op := sb.actor.join("stop", func() error { return sb.stop(traced(r.life, ctx)) })
+	op := sb.actor.join("stop", func() error { return sb.stop(sb.traced(r.life, ctx)) })
 	if err := op.wait(ctx); err != nil {
 		return fmt.Errorf("stop sandbox %s: %w", short(id), err)
 	}
@@ -321,7 +324,7 @@ func (r *Runtime) RemoveSandbox(ctx context.Context, id string) error {
 		return nil
 	}
 	sb.interrupt()
-	op := sb.actor.join("remove", func() error { return sb.remove(traced(r.life, ctx)) })
+	op := sb.actor.join("remove", func() error { return sb.remove(sb.traced(r.life, ctx)) })
 	if err := op.wait(ctx); err != nil {
 		return fmt.Errorf("remove sandbox %s: %w", short(id), err)
 	}

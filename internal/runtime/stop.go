@@ -175,7 +175,7 @@ func (c *container) remove(ctx context.Context) *operation {
 	c.interrupt()
 	c.patience(0)
 	return c.stopping.join("remove", func() error {
-		ctx := traced(c.r.life, ctx)
+		ctx := c.sb.traced(c.r.life, ctx)
 		if err := c.halt(ctx); err != nil {
 			return err
 		}

@@ -1,4 +1,4 @@
-package node
+package machine
 
 import (
 	"context"
@@ -12,7 +12,9 @@ import (
 	"github.com/11f9778f/berth/internal/runtime"
 )
 
-// images is runtime.Images on the image store.
+// Images is runtime.Images on the image store.
+func Images(s *image.Store) runtime.Images { return images{s} }
+
 type images struct{ store *image.Store }
 
 // Lookup finds an image by reference or ID.

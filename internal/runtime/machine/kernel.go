@@ -1,4 +1,4 @@
-package node
+package machine
 
 import (
 	"bufio"
@@ -19,13 +19,13 @@ import (
 	"github.com/11f9778f/berth/internal/sys"
 )
 
-// Machine is runtime.Kernel on the machine that this process runs on.
-type Machine struct{}
+// Kernel is runtime.Kernel on the machine that this process runs on.
+type Kernel struct{}
 
-var _ runtime.Kernel = Machine{}
+var _ runtime.Kernel = Kernel{}
 
 // CreateCgroup makes the cgroup, if need be, and sets its limits.
-func (Machine) CreateCgroup(ctx context.Context, p string, r *runtime.Resources) error {
+func (Kernel) CreateCgroup(ctx context.Context, p string, r *runtime.Resources) error {
 	g, err := cgroup.Load(p)
 	if err != nil {
 		return err
@@ -40,13 +40,13 @@ func (Machine) CreateCgroup(ctx context.Context, p string, r *runtime.Resources)
 }
 
 // CgroupExists tells whether the cgroup is there.
-func (Machine) CgroupExists(p string) bool {
+func (Kernel) CgroupExists(p string) bool {
 	g, err := cgroup.Load(p)
 	return err == nil && g.Exists()
 }
 
 // UpdateCgroup changes limits.
-func (Machine) UpdateCgroup(_ context.Context, p string, r *runtime.Resources) error {
+func (Kernel) UpdateCgroup(_ context.Context, p string, r *runtime.Resources) error {
 	g, err := cgroup.Load(p)
 	if err != nil {
 		return err
@@ -55,7 +55,7 @@ func (Machine) UpdateCgroup(_ context.Context, p string, r *runtime.Resources) e
 }
 
 // KillCgroup kills and waits.
-func (Machine) KillCgroup(ctx context.Context, p string) error {
+func (Kernel) KillCgroup(ctx context.Context, p string) error {
 	g, err := cgroup.Load(p)
 	if err != nil {
 		return err
@@ -67,8 +67,8 @@ func (Machine) KillCgroup(ctx context.Context, p string) error {
 }
 
 // RemoveCgroup kills, waits and removes.
-func (m Machine) RemoveCgroup(ctx context.Context, p string) error {
-	if err := m.KillCgroup(ctx, p); err != nil {
+func (k Kernel) RemoveCgroup(ctx context.Context, p string) error {
+	if err := k.KillCgroup(ctx, p); err != nil {
 		return err
 	}
 	g, err := cgroup.Load(p)
@@ -79,7 +79,7 @@ func (m Machine) RemoveCgroup(ctx context.Context, p string) error {
 }
 
 // Kill signals through a pidfd, so that between the look and the signal no other process takes the pid.
-func (Machine) Kill(_ context.Context, pid int, cgroup string, signal int) error {
+func (Kernel) Kill(_ context.Context, pid int, cgroup string, signal int) error {
 	fd, err := sys.OpenPidFD(pid)
 	if errors.Is(err, syscall.ESRCH) {
 		return nil
@@ -98,7 +98,7 @@ func (Machine) Kill(_ context.Context, pid int, cgroup string, signal int) error
 }
 
 // Alive tells whether the process is in the cgroup and neither dead nor a zombie.
-func (Machine) Alive(pid int, cgroup string) bool {
+func (Kernel) Alive(pid int, cgroup string) bool {
 	b, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "stat"))
 	if err != nil {
 		return false
@@ -123,7 +123,7 @@ func inCgroup(pid int, cgroup string) bool {
 }
 
 // Stats reads the cgroup's counters.
-func (Machine) Stats(_ context.Context, p string) (runtime.Stats, error) {
+func (Kernel) Stats(_ context.Context, p string) (runtime.Stats, error) {
 	g, err := cgroup.Load(p)
 	if err != nil {
 		return runtime.Stats{}, err
@@ -145,7 +145,7 @@ func (Machine) Stats(_ context.Context, p string) (runtime.Stats, error) {
 }
 
 // Processes lists the pids in the cgroup and below it.
-func (Machine) Processes(_ context.Context, p string) ([]int, error) {
+func (Kernel) Processes(_ context.Context, p string) ([]int, error) {
 	g, err := cgroup.Load(p)
 	if err != nil {
 		return nil, err
@@ -158,7 +158,7 @@ func (Machine) Processes(_ context.Context, p string) ([]int, error) {
 }
 
 // Cgroups lists the cgroups directly below parent.
-func (Machine) Cgroups(_ context.Context, parent string) ([]string, error) {
+func (Kernel) Cgroups(_ context.Context, parent string) ([]string, error) {
 	leaves, err := cgroup.List(parent)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
@@ -180,15 +180,15 @@ func (Machine) Cgroups(_ context.Context, parent string) ([]string, error) {
 }
 
 // MountTmpfs mounts a pod's /dev/shm.
-func (Machine) MountTmpfs(_ context.Context, dir string, size int64) error {
+func (Kernel) MountTmpfs(_ context.Context, dir string, size int64) error {
 	return sys.MountShm(dir, size)
 }
 
 // Unmount takes the mount at dir away, if there is one.
-func (Machine) Unmount(_ context.Context, dir string) error { return sys.Unpin(dir) }
+func (Kernel) Unmount(_ context.Context, dir string) error { return sys.Unpin(dir) }
 
 // Mounts lists the mount points below dir, the innermost first.
-func (Machine) Mounts(_ context.Context, dir string) ([]string, error) {
+func (Kernel) Mounts(_ context.Context, dir string) ([]string, error) {
 	f, err := os.Open("/proc/self/mountinfo")
 	if err != nil {
 		return nil, err
@@ -218,7 +218,7 @@ func unescape(s string) string {
 }
 
 // BootID names the present boot.
-func (Machine) BootID() (string, error) {
+func (Kernel) BootID() (string, error) {
 	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	return strings.TrimSpace(string(b)), err
 }

@@ -1,4 +1,4 @@
-package node
+package machine
 
 import (
 	"context"
@@ -11,7 +11,9 @@ import (
 	"github.com/11f9778f/berth/internal/runtime"
 )
 
-// bridge is runtime.Network on the built-in network.
+// Network is runtime.Network on the built-in bridge.
+func Network(m *network.Manager) runtime.Network { return bridge{m} }
+
 type bridge struct{ m *network.Manager }
 
 // CreateNetNS makes and pins a namespace.

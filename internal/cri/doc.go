@@ -1,0 +1,20 @@
+// Package cri speaks the Container Runtime Interface v1 (k8s.io/cri-api v0.37) for the node: it turns
+// requests into calls of package runtime and of the image store, and their answers and errors back.
+//
+// It is thin: a rule about sandboxes or containers belongs into runtime. What is decided here is only
+// what the CRI itself says: which fields mean what, which codes errors get, that short IDs name what they
+// begin.
+//
+// Promises:
+//   - A field that Berth can't honour yet is refused with Unimplemented and its name (unsupported.go);
+//     nothing is ignored, except what the CRI itself calls information: annotations of images, the
+//     resource sums of a sandbox, and settings of a pause container, of which there is none.
+//   - Errors are gRPC status errors, also for callers in the same process.
+//   - Requests are data: sizes and characters are checked before anything happens.
+//
+// Not there yet, answered with Unimplemented: the Stream* lists, CheckpointContainer, CheckpointPod,
+// RestorePod, UpdateRuntimeConfig, UpdatePodSandboxResources, ListMetricDescriptors and
+// ListPodSandboxMetrics.
+//
+// It makes no system call and touches no container by itself.
+package cri

@@ -1,0 +1,148 @@
+package cri
+
+import (
+	"context"
+	"fmt"
+	"io"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	"k8s.io/cri-streaming/pkg/streaming/remotecommand"
+	utilexec "k8s.io/utils/exec"
+
+	"github.com/11f9778f/berth/internal/runtime"
+)
+
+// ExecSync runs a command and returns its output, at most 16 MiB of each stream.
+func (s *Server) ExecSync(ctx context.Context, req *runtimeapi.ExecSyncRequest) (*runtimeapi.ExecSyncResponse, error) {
+	id, err := s.containerID(req.GetContainerId())
+	if err != nil {
+		return nil, err
+	}
+	res, err := s.rt.ExecSync(ctx, id, req.GetCmd(), seconds(req.GetTimeout()))
+	if err != nil {
+		return nil, asStatus(err)
+	}
+	if res.TimedOut {
+		return nil, status.Errorf(codes.DeadlineExceeded, "command %q timed out after %d s and was killed", req.GetCmd(), req.GetTimeout())
+	}
+	return &runtimeapi.ExecSyncResponse{Stdout: res.Stdout, Stderr: res.Stderr, ExitCode: int32(res.ExitCode)}, nil
+}
+
+// Exec answers where a command can be run with streams.
+func (s *Server) Exec(_ context.Context, req *runtimeapi.ExecRequest) (*runtimeapi.ExecResponse, error) {
+	id, err := s.runningID(req.GetContainerId())
+	if err != nil {
+		return nil, err
+	}
+	if len(req.GetCmd()) == 0 {
+		return nil, badRequest("cmd is missing")
+	}
+	return s.streams.GetExec(&runtimeapi.ExecRequest{
+		ContainerId: id, Cmd: req.GetCmd(), Tty: req.GetTty(),
+		Stdin: req.GetStdin(), Stdout: req.GetStdout(), Stderr: req.GetStderr(),
+	})
+}
+
+// Attach answers where a container's own streams are.
+func (s *Server) Attach(_ context.Context, req *runtimeapi.AttachRequest) (*runtimeapi.AttachResponse, error) {
+	id, err := s.runningID(req.GetContainerId())
+	if err != nil {
+		return nil, err
+	}
+	return s.streams.GetAttach(&runtimeapi.AttachRequest{
+		ContainerId: id, Tty: req.GetTty(), Stdin: req.GetStdin(), Stdout: req.GetStdout(), Stderr: req.GetStderr(),
+	})
+}
+
+// PortForward answers where the sandbox's ports can be reached.
+func (s *Server) PortForward(_ context.Context, req *runtimeapi.PortForwardRequest) (*runtimeapi.PortForwardResponse, error) {
+	id, err := s.sandboxID(req.GetPodSandboxId())
+	if err != nil {
+		return nil, err
+	}
+	if _, err := s.rt.Sandbox(id); err != nil {
+		return nil, asStatus(err)
+	}
+	return s.streams.GetPortForward(&runtimeapi.PortForwardRequest{PodSandboxId: id, Port: req.GetPort()})
+}
+
+func (s *Server) runningID(short string) (string, error) {
+	id, err := s.containerID(short)
+	if err != nil {
+		return "", err
+	}
+	c, err := s.rt.Container(id)
+	if err != nil {
+		return "", asStatus(err)
+	}
+	if c.State != runtime.ContainerRunning {
+		return "", status.Errorf(codes.FailedPrecondition, "container %s is %s, not running", id, c.State)
+	}
+	return id, nil
+}
+
+// streamRuntime is what the streaming server calls once a client has come with its token.
+type streamRuntime struct{ s *Server }
+
+// Exec runs a command. An exit code other than 0 is an error of the kind that clients understand.
+func (r streamRuntime) Exec(ctx context.Context, id string, cmd []string, in io.Reader, out, err io.WriteCloser, tty bool, resize <-chan remotecommand.TerminalSize) error {
+	streams, stop := streamsOf(in, out, err, tty, resize)
+	defer stop()
+	code, xerr := r.s.rt.Exec(ctx, id, cmd, streams)
+	if xerr != nil {
+		return xerr
+	}
+	if code != 0 {
+		return utilexec.CodeExitError{Err: fmt.Errorf("command exited with code %d", code), Code: code}
+	}
+	return nil
+}
+
+// Attach connects with the container's own process.
+func (r streamRuntime) Attach(ctx context.Context, id string, in io.Reader, out, err io.WriteCloser, tty bool, resize <-chan remotecommand.TerminalSize) error {
+	streams, stop := streamsOf(in, out, err, tty, resize)
+	defer stop()
+	return r.s.rt.Attach(ctx, id, streams)
+}
+
+// PortForward connects with a port in the sandbox.
+func (r streamRuntime) PortForward(ctx context.Context, sandbox string, port int32, stream io.ReadWriteCloser) error {
+	return r.s.rt.PortForward(ctx, sandbox, port, stream)
+}
+
+// streamsOf translates. A nil io.WriteCloser must become a nil io.Writer.
+func streamsOf(in io.Reader, out, err io.WriteCloser, tty bool, resize <-chan remotecommand.TerminalSize) (runtime.Streams, func()) {
+	s := runtime.Streams{In: in, TTY: tty}
+	if out != nil {
+		s.Out = out
+	}
+	if err != nil {
+		s.Err = err
+	}
+	if resize == nil {
+		return s, func() {}
+	}
+	sizes, done := make(chan runtime.TerminalSize), make(chan struct{})
+	s.Resize = sizes
+	go func() {
+		defer close(sizes)
+		for {
+			select {
+			case z, ok := <-resize:
+				if !ok {
+					return
+				}
+				select {
+				case sizes <- runtime.TerminalSize{Width: z.Width, Height: z.Height}:
+				case <-done:
+					return
+				}
+			case <-done:
+				return
+			}
+		}
+	}()
+	return s, func() { close(done) }
+}

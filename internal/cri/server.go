@@ -1,0 +1,161 @@
+package cri
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"runtime/debug"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	"k8s.io/cri-streaming/pkg/streaming"
+
+	"github.com/11f9778f/berth/internal/image"
+	"github.com/11f9778f/berth/internal/runtime"
+)
+
+// maxMessage bounds a gRPC message in bytes: the two 16 MiB streams of an ExecSync and some room.
+const maxMessage = 40 << 20
+
+// Images is the image store, as far as the CRI needs it. *image.Store is one.
+type Images interface {
+	Pull(ctx context.Context, ref string, o image.PullOptions) (*image.Image, error)
+	Get(refOrID string) (*image.Image, error)
+	List() []*image.Image
+	Remove(ctx context.Context, refOrID string) error
+	FSInfo(ctx context.Context) (images, snapshots image.FSInfo, err error)
+}
+
+// Config is what a Server is made from. Runtime and Images must be set.
+type Config struct {
+	Runtime *runtime.Runtime
+	Images  Images
+	// SnapshotDir is where the image store keeps writable layers; statistics name it.
+	SnapshotDir string
+	// Version is Berth's own.
+	Version string
+	Logger  *slog.Logger
+}
+
+// Server implements the CRI's RuntimeService and ImageService. Its methods may be called in process.
+type Server struct {
+	runtimeapi.UnimplementedRuntimeServiceServer
+	runtimeapi.UnimplementedImageServiceServer
+
+	cfg    Config
+	rt     *runtime.Runtime
+	images Images
+	log    *slog.Logger
+
+	streams  streaming.Server
+	http     *http.Server
+	listener net.Listener
+}
+
+var (
+	_ runtimeapi.RuntimeServiceServer = (*Server)(nil)
+	_ runtimeapi.ImageServiceServer   = (*Server)(nil)
+)
+
+// New makes a Server. It listens on a loopback port of the kernel's choice for the streams of Exec,
+// Attach and PortForward, whose URLs hold a token that is good for one use and one minute.
+func New(cfg Config) (*Server, error) {
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	s := &Server{cfg: cfg, rt: cfg.Runtime, images: cfg.Images, log: cfg.Logger}
+	var err error
+	if s.listener, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
+		return nil, fmt.Errorf("listen for exec and attach streams: %w", err)
+	}
+	sc := streaming.DefaultConfig
+	sc.Addr = s.listener.Addr().String()
+	sc.BaseURL = &url.URL{Scheme: "http", Host: sc.Addr, Path: "/"}
+	if s.streams, err = streaming.NewServer(sc, streamRuntime{s}); err != nil {
+		s.listener.Close()
+		return nil, fmt.Errorf("make streaming server: %w", err)
+	}
+	s.http = &http.Server{Handler: s.streams, ReadHeaderTimeout: 30 * time.Second}
+	go func() {
+		if err := s.http.Serve(s.listener); !errors.Is(err, http.ErrServerClosed) {
+			s.log.Error("streaming server ended", "error", err)
+		}
+	}()
+	return s, nil
+}
+
+// Close ends the streams. The runtime is the caller's.
+func (s *Server) Close() error { return s.http.Close() }
+
+// Serve answers on a unix socket, which only its owner may use, until ctx ends; then calls in flight
+// get a moment to finish. A socket that is left from before is replaced.
+func (s *Server) Serve(ctx context.Context, socket string) error {
+	l, err := listen(socket)
+	if err != nil {
+		return err
+	}
+	g := grpc.NewServer(
+		grpc.MaxRecvMsgSize(maxMessage), grpc.MaxSendMsgSize(maxMessage),
+		grpc.UnaryInterceptor(s.guardUnary), grpc.StreamInterceptor(s.guardStream),
+	)
+	runtimeapi.RegisterRuntimeServiceServer(g, s)
+	runtimeapi.RegisterImageServiceServer(g, s)
+	stop := context.AfterFunc(ctx, func() {
+		late := time.AfterFunc(2*time.Second, g.Stop)
+		defer late.Stop()
+		g.GracefulStop()
+	})
+	defer stop()
+	if err := g.Serve(l); err != nil {
+		return fmt.Errorf("serve CRI on %s: %w", socket, err)
+	}
+	return nil
+}
+
+// listen makes the socket. Its folder must be private: between bind and chmod the folder alone guards it.
+func listen(socket string) (net.Listener, error) {
+	if info, err := os.Lstat(socket); err == nil && info.Mode()&os.ModeSocket != 0 {
+		if err := os.Remove(socket); err != nil {
+			return nil, fmt.Errorf("remove old socket: %w", err)
+		}
+	}
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		return nil, fmt.Errorf("listen for CRI: %w", err)
+	}
+	if err := os.Chmod(socket, 0o600); err != nil {
+		l.Close()
+		return nil, fmt.Errorf("protect CRI socket: %w", err)
+	}
+	return l, nil
+}
+
+// guardUnary turns a panic into an Internal error: one bad request must not end the node.
+func (s *Server) guardUnary(ctx context.Context, req any, info *grpc.UnaryServerInfo, h grpc.UnaryHandler) (resp any, err error) {
+	defer s.recovered(info.FullMethod, &err)
+	resp, err = h(ctx, req)
+	if err != nil {
+		s.log.Debug("CRI call failed", "method", info.FullMethod, "error", err)
+	}
+	return resp, err
+}
+
+func (s *Server) guardStream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, h grpc.StreamHandler) (err error) {
+	defer s.recovered(info.FullMethod, &err)
+	return h(srv, ss)
+}
+
+func (s *Server) recovered(method string, err *error) {
+	if p := recover(); p != nil {
+		s.log.Error("CRI call panicked", "method", method, "panic", p, "stack", string(debug.Stack()))
+		*err = status.Errorf(codes.Internal, "%s failed by a fault in Berth; its log says more", method)
+	}
+}

@@ -1,0 +1,57 @@
+package cri
+
+import (
+	"context"
+	"encoding/json"
+
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// RuntimeName is what Version answers.
+const RuntimeName = "berth"
+
+// Version tells who answers.
+func (s *Server) Version(context.Context, *runtimeapi.VersionRequest) (*runtimeapi.VersionResponse, error) {
+	version := s.cfg.Version
+	if version == "" {
+		version = "0.0.0"
+	}
+	return &runtimeapi.VersionResponse{
+		Version: "0.1.0", RuntimeName: RuntimeName, RuntimeVersion: version, RuntimeApiVersion: "v1",
+	}, nil
+}
+
+// Status tells that runtime and network are ready: a Server exists only once they are.
+func (s *Server) Status(_ context.Context, req *runtimeapi.StatusRequest) (*runtimeapi.StatusResponse, error) {
+	resp := &runtimeapi.StatusResponse{
+		Status: &runtimeapi.RuntimeStatus{Conditions: []*runtimeapi.RuntimeCondition{
+			{Type: runtimeapi.RuntimeReady, Status: true}, {Type: runtimeapi.NetworkReady, Status: true},
+		}},
+		Features: &runtimeapi.RuntimeFeatures{SupplementalGroupsPolicy: true},
+	}
+	for _, h := range s.rt.Handlers() {
+		resp.RuntimeHandlers = append(resp.RuntimeHandlers, &runtimeapi.RuntimeHandler{
+			Name: h, Features: &runtimeapi.RuntimeHandlerFeatures{RecursiveReadOnlyMounts: h == ""},
+		})
+	}
+	if req.GetVerbose() {
+		resp.Info = info(map[string]any{"sandboxes": len(s.rt.Sandboxes()), "containers": len(s.rt.Containers(""))})
+	}
+	return resp, nil
+}
+
+// RuntimeConfig tells the kubelet that cgroups are made by writing to cgroupfs.
+func (s *Server) RuntimeConfig(context.Context, *runtimeapi.RuntimeConfigRequest) (*runtimeapi.RuntimeConfigResponse, error) {
+	return &runtimeapi.RuntimeConfigResponse{
+		Linux: &runtimeapi.LinuxRuntimeConfiguration{CgroupDriver: runtimeapi.CgroupDriver_CGROUPFS},
+	}, nil
+}
+
+// info is the verbose part of an answer: one JSON object under the key that crictl prints.
+func info(v any) map[string]string {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return nil
+	}
+	return map[string]string{"info": string(b)}
+}

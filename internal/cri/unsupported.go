@@ -1,0 +1,117 @@
+package cri
+
+import (
+	"fmt"
+
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+const (
+	noSELinux  = "Berth does not set SELinux labels yet"
+	noAppArmor = "Berth does not load AppArmor profiles yet"
+	noUserNS   = "user namespaces are not supported yet"
+)
+
+// refuseSandbox names the first field that can't be honoured.
+func refuseSandbox(c *runtimeapi.PodSandboxConfig) error {
+	if c.GetWindows() != nil {
+		return badRequest("config.windows: this node runs Linux")
+	}
+	for i, p := range c.GetPortMappings() {
+		if bad(p.GetHostPort(), 0) || (p.GetHostPort() > 0 && bad(p.GetContainerPort(), 1)) {
+			return badRequest("config.port_mappings[%d]: ports are from 1 to 65535", i)
+		}
+		if _, ok := runtimeapi.Protocol_name[int32(p.GetProtocol())]; !ok {
+			return badRequest("config.port_mappings[%d].protocol: unknown value %d", i, p.GetProtocol())
+		}
+	}
+	sc := c.GetLinux().GetSecurityContext()
+	const at = "config.linux.security_context."
+	if err := refuseNamespaces(at, sc.GetNamespaceOptions()); err != nil {
+		return err
+	}
+	return refuseLSM(at, sc.GetSelinuxOptions(), sc.GetApparmor(), "")
+}
+
+func bad(port, least int32) bool { return port < least || port > 65535 }
+
+func refuseNamespaces(at string, o *runtimeapi.NamespaceOption) error {
+	if o == nil {
+		return nil
+	}
+	at += "namespace_options."
+	switch o.GetPid() {
+	case runtimeapi.NamespaceMode_CONTAINER, runtimeapi.NamespaceMode_NODE:
+	case runtimeapi.NamespaceMode_POD:
+		return unsupported(at+"pid", "a PID namespace shared by the pod (POD) is not supported yet; use CONTAINER or NODE")
+	case runtimeapi.NamespaceMode_TARGET:
+		return unsupported(at+"pid", "joining another container's PID namespace (TARGET) is not supported yet")
+	default:
+		return badRequest("%spid: unknown value %d", at, o.GetPid())
+	}
+	for field, mode := range map[string]runtimeapi.NamespaceMode{"network": o.GetNetwork(), "ipc": o.GetIpc()} {
+		if mode != runtimeapi.NamespaceMode_POD && mode != runtimeapi.NamespaceMode_NODE {
+			return badRequest("%s%s: %s is neither POD nor NODE", at, field, mode)
+		}
+	}
+	if u := o.GetUsernsOptions(); u != nil && u.GetMode() != runtimeapi.NamespaceMode_NODE {
+		return unsupported(at+"userns_options", noUserNS)
+	}
+	return nil
+}
+
+// refuseLSM: without an LSM of its own on the machine "the runtime's default" is no profile, which is
+// what it says; everything else would be a promise broken.
+func refuseLSM(at string, se *runtimeapi.SELinuxOption, aa *runtimeapi.SecurityProfile, old string) error {
+	if se.GetUser()+se.GetRole()+se.GetType()+se.GetLevel() != "" {
+		return unsupported(at+"selinux_options", noSELinux)
+	}
+	if aa.GetProfileType() == runtimeapi.SecurityProfile_Localhost {
+		return unsupported(at+"apparmor", noAppArmor)
+	}
+	if old != "" && old != "unconfined" && old != "runtime/default" {
+		return unsupported(at+"apparmor_profile", noAppArmor)
+	}
+	return nil
+}
+
+// refuseContainer names the first field that can't be honoured.
+func refuseContainer(c *runtimeapi.ContainerConfig) error {
+	if c.GetWindows() != nil {
+		return badRequest("config.windows: this node runs Linux")
+	}
+	if len(c.GetCDIDevices()) > 0 {
+		return unsupported("config.CDI_devices", "CDI devices are not supported yet")
+	}
+	for i, m := range c.GetMounts() {
+		if err := refuseMount(fmt.Sprintf("config.mounts[%d].", i), m); err != nil {
+			return err
+		}
+	}
+	sc := c.GetLinux().GetSecurityContext()
+	const at = "config.linux.security_context."
+	if err := refuseNamespaces(at, sc.GetNamespaceOptions()); err != nil {
+		return err
+	}
+	if p := sc.GetSeccomp(); p != nil {
+		if _, ok := runtimeapi.SecurityProfile_ProfileType_name[int32(p.GetProfileType())]; !ok {
+			return badRequest("%sseccomp.profile_type: unknown value %d", at, p.GetProfileType())
+		}
+	}
+	return refuseLSM(at, sc.GetSelinuxOptions(), sc.GetApparmor(), sc.GetApparmorProfile())
+}
+
+func refuseMount(at string, m *runtimeapi.Mount) error {
+	switch {
+	case m.GetImage().GetImage() != "" || m.GetImageSubPath() != "":
+		return unsupported(at+"image", "image volumes are not supported yet")
+	case len(m.GetUidMappings())+len(m.GetGidMappings()) > 0:
+		return unsupported(at+"uidMappings", noUserNS)
+	case len(m.GetMountOptions()) > 0:
+		return unsupported(at+"mount_options", "mount options are not supported yet")
+	}
+	if _, ok := runtimeapi.MountPropagation_name[int32(m.GetPropagation())]; !ok {
+		return badRequest("%spropagation: unknown value %d", at, m.GetPropagation())
+	}
+	return nil
+}
