@@ -96,8 +96,6 @@ func create(ctx context.Context, o CreateOptions) (_ *Container, err error) {
 	if err := c.launch(ctx, o); err != nil {
 		return nil, err
 	}
-	// The first join of a cgroup v1 after a rest waits for the kernel: it runs beside the mounts, and
-	// only what must see the cgroup waits for it.
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return c.confine(gctx, o) })
 	var root *os.File
@@ -154,16 +152,13 @@ func (c *Container) launch(ctx context.Context, o CreateOptions) error {
 	return err
 }
 
-// confine applies limits, and puts the child below them.
+// confine applies limits: to the cgroup, which the child joins later by itself, and to the child.
 func (c *Container) confine(ctx context.Context, o CreateOptions) error {
 	defer trace.Start(ctx, "engine.confine")()
 	if r := o.Spec.Linux.Resources; r != nil {
 		if err := c.group.Apply(r); err != nil {
 			return err
 		}
-	}
-	if err := c.group.Join(c.state.Pid); err != nil {
-		return err
 	}
 	if err := setOOMScore(c.state.Pid, o.Spec.Process.OOMScoreAdj); err != nil {
 		return err
@@ -179,6 +174,12 @@ func (c *Container) furnish(ctx context.Context, o CreateOptions, root *os.File)
 		return err
 	}
 	defer u.close()
+	entries, err := c.group.Entries()
+	if err != nil {
+		return err
+	}
+	joinGroup(u.p, entries)
+	u.files = append(u.files, entries...)
 	u.do("start a session", unix.SYS_SETSID).Tolerate(unix.EPERM)
 	if err := u.namespaces(); err != nil {
 		return err
@@ -213,6 +214,13 @@ func (c *Container) furnish(ctx context.Context, o CreateOptions, root *os.File)
 		c.init.console, err = stealConsole(c.stage)
 	}
 	return err
+}
+
+// joinGroup lets the child join a cgroup v1 itself: see cgroup.Group.Entries.
+func joinGroup(p *stage.Program, entries []*os.File) {
+	for _, f := range entries {
+		p.Do("join cgroup "+f.Name(), unix.SYS_WRITE, p.File(f), p.String("0"), stage.Int(1))
+	}
 }
 
 // childError names a child that died by itself in the middle: the OOM killer, mostly.

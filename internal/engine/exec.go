@@ -59,9 +59,6 @@ func (c *Container) exec(ctx context.Context, o ExecOptions) (_ *Process, err er
 		}
 	}()
 	end = trace.Start(ctx, "engine.exec.join")
-	if err := c.group.Join(s.Pid); err != nil {
-		return nil, err
-	}
 	if err := setLimits(s.Pid, o.Process.Rlimits); err != nil {
 		return nil, err
 	}
@@ -83,6 +80,12 @@ func (c *Container) exec(ctx context.Context, o ExecOptions) (_ *Process, err er
 // enter takes the child into the container's namespaces, all at once through the init's pidfd.
 func (c *Container) enter(ctx context.Context, s *stage.Stage, process *specs.Process) error {
 	p := &stage.Program{}
+	entries, err := c.group.Entries()
+	if err != nil {
+		return err
+	}
+	defer closeAll(entries)
+	joinGroup(p, entries)
 	p.Do("start a session", unix.SYS_SETSID).Tolerate(unix.EPERM)
 	flags := uintptr(unix.CLONE_NEWNS)
 	for _, ns := range c.spec.Linux.Namespaces {
@@ -104,7 +107,7 @@ func (c *Container) enter(ctx context.Context, s *stage.Stage, process *specs.Pr
 		p.Do("open /dev/pts/ptmx", unix.SYS_OPENAT2, stage.Int(unix.AT_FDCWD), p.String("/dev/pts/ptmx"), how, stage.Int(24)).Into(master)
 		attachTerminal(p, process, master, slave)
 	}
-	err := s.Run(ctx, p)
+	err = s.Run(ctx, p)
 	if errors.Is(err, unix.ESRCH) || errors.Is(err, stage.ErrExecuted) {
 		return fmt.Errorf("the container is not running: %w", os.ErrProcessDone)
 	}

@@ -38,10 +38,14 @@ func newSetup(o CreateOptions, s *stage.Stage, root *os.File) (*setup, error) {
 
 // close releases the parent's copies of what was sent.
 func (u *setup) close() {
-	for _, f := range u.files {
+	closeAll(u.files)
+	u.files = nil
+}
+
+func closeAll(files []*os.File) {
+	for _, f := range files {
 		f.Close()
 	}
-	u.files = nil
 }
 
 // own keeps f open until the program has run.
