@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
-
 )
 
 // Config is what a Runtime is made from. RunDir, Images, Network, Shims and Kernel must be set.
