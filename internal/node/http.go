@@ -1,0 +1,168 @@
+package node
+
+import (
+	"encoding/json"
+	"errors"
+	"io"
+	"net/http"
+	"os"
+	"sync/atomic"
+	"time"
+
+	"github.com/11f9778f/berth/internal/image"
+)
+
+// activity knows when somebody last wanted something.
+type activity struct {
+	calls atomic.Int64
+	last  atomic.Int64 // nanoseconds since 1970
+}
+
+// begin counts a call; the function that it returns ends it.
+func (a *activity) begin() func() {
+	a.calls.Add(1)
+	return func() {
+		a.last.Store(time.Now().UnixNano())
+		a.calls.Add(-1)
+	}
+}
+
+// quiet is for how long there has been no call.
+func (a *activity) quiet(now time.Time) time.Duration {
+	if a.calls.Load() > 0 {
+		return 0
+	}
+	return now.Sub(time.Unix(0, a.last.Load()))
+}
+
+// handler is what node.sock serves: the kubelet's node API, and below /node/ our own.
+func (n *node) handler(kubelet http.Handler) http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("/", kubelet)
+	mux.HandleFunc("GET /node/info", n.serveInfo)
+	mux.HandleFunc("GET /node/images", n.serveImages)
+	mux.HandleFunc("GET /node/image", n.serveImage)
+	mux.HandleFunc("DELETE /node/image", n.serveRemoveImage)
+	mux.HandleFunc("POST /node/images/pull", n.servePull)
+	mux.HandleFunc("POST /node/images/import", n.serveImport)
+	mux.HandleFunc("GET /node/inventory", n.serveInventory)
+	mux.HandleFunc("POST /node/repair", n.serveInventory)
+	mux.HandleFunc("GET /node/trace/{namespace}/{pod}", n.serveTrace)
+	mux.HandleFunc("POST /shutdown", func(w http.ResponseWriter, r *http.Request) {
+		// The kubelet counts its own pods; sandboxes of another CRI client keep the node up as well.
+		if r.URL.Query().Get("ifIdle") == "true" && !n.idle() {
+			refuse(w, http.StatusConflict, errors.New("the node has sandboxes"))
+			return
+		}
+		kubelet.ServeHTTP(w, r)
+	})
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		defer n.active.begin()()
+		mux.ServeHTTP(w, r)
+	})
+}
+
+// refuse answers with a sentence.
+func refuse(w http.ResponseWriter, code int, err error) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(code)
+	json.NewEncoder(w).Encode(Step{Error: err.Error()})
+}
+
+// answer sends v, or refuses with err.
+func answer(w http.ResponseWriter, v any, err error) {
+	switch {
+	case errors.Is(err, image.ErrNotFound):
+		refuse(w, http.StatusNotFound, err)
+	case err != nil:
+		refuse(w, http.StatusInternalServerError, err)
+	default:
+		w.Header().Set("Content-Type", "application/json")
+		json.NewEncoder(w).Encode(v)
+	}
+}
+
+func (n *node) serveInfo(w http.ResponseWriter, _ *http.Request) {
+	answer(w, Info{
+		Version: n.version, Pid: os.Getpid(), Started: n.started,
+		Root: n.cfg.Root, Run: n.cfg.Run, Names: n.cfg.Names,
+	}, nil)
+}
+
+func (n *node) serveImages(w http.ResponseWriter, _ *http.Request) {
+	list := []image.Image{}
+	for _, i := range n.store.List() {
+		list = append(list, *i)
+	}
+	answer(w, list, nil)
+}
+
+func (n *node) serveImage(w http.ResponseWriter, r *http.Request) {
+	img, err := n.store.Get(r.URL.Query().Get("ref"))
+	answer(w, img, err)
+}
+
+func (n *node) serveRemoveImage(w http.ResponseWriter, r *http.Request) {
+	ref := r.URL.Query().Get("ref")
+	_, err := n.store.Store.Get(ref) // to remove what is not there is no error for the store; for a person it is
+	if err == nil {
+		err = n.store.Remove(r.Context(), ref)
+	}
+	answer(w, struct{}{}, err)
+}
+
+func (n *node) servePull(w http.ResponseWriter, r *http.Request) {
+	n.steps(w, func(progress func(image.Progress)) ([]*image.Image, error) {
+		img, err := n.store.Pull(r.Context(), r.URL.Query().Get("ref"), image.PullOptions{Progress: progress})
+		return []*image.Image{img}, err
+	})
+}
+
+func (n *node) serveImport(w http.ResponseWriter, r *http.Request) {
+	n.steps(w, func(progress func(image.Progress)) ([]*image.Image, error) {
+		return n.store.Import(r.Context(), r.Body, image.ImportOptions{Name: r.URL.Query().Get("name"), Progress: progress})
+	})
+}
+
+// steps sends how far something is, and in the last line what came of it.
+func (n *node) steps(w http.ResponseWriter, do func(func(image.Progress)) ([]*image.Image, error)) {
+	w.Header().Set("Content-Type", "application/x-ndjson")
+	rc := http.NewResponseController(w)
+	rc.EnableFullDuplex() // an import is still being read while its progress is told
+	enc := json.NewEncoder(w)
+	send := func(s Step) {
+		enc.Encode(s)
+		rc.Flush()
+	}
+	images, err := do(func(p image.Progress) { send(Step{Progress: &p}) })
+	if err != nil {
+		send(Step{Error: err.Error()})
+		return
+	}
+	last := Step{Images: []image.Image{}}
+	for _, i := range images {
+		last.Images = append(last.Images, *i)
+	}
+	send(last)
+}
+
+func (n *node) serveInventory(w http.ResponseWriter, r *http.Request) {
+	repair := r.Method == http.MethodPost
+	if repair {
+		io.Copy(io.Discard, r.Body)
+	}
+	items, err := n.inventory(r.Context(), repair)
+	answer(w, items, err)
+}
+
+func (n *node) serveTrace(w http.ResponseWriter, r *http.Request) {
+	namespace, pod := r.PathValue("namespace"), r.PathValue("pod")
+	for _, sb := range n.runtime.Sandboxes() {
+		if sb.Spec.Namespace == namespace && sb.Spec.Name == pod {
+			spans, err := n.runtime.Trace(r.Context(), sb.ID)
+			answer(w, Trace{Pod: namespace + "/" + pod, Spans: spans}, err)
+			return
+		}
+	}
+	refuse(w, http.StatusNotFound, errors.New("pod "+namespace+"/"+pod+" has no sandbox"))
+}
