@@ -23,7 +23,7 @@ type Image struct {
 	Config ispec.Image
 	// Layers are the image's layers, the lowest first.
 	Layers []Layer
-	// Created is when the image came into this store.
+	// Pulled is when the image came into this store.
 	Pulled time.Time
 }
 

@@ -10,6 +10,9 @@ type Limits struct {
 	Depth int
 }
 
+// MaxBytes is Bytes with its default.
+func (l Limits) MaxBytes() int64 { return l.withDefaults().Bytes }
+
 // withDefaults fills zero fields.
 func (l Limits) withDefaults() Limits {
 	if l.Bytes == 0 {

@@ -128,6 +128,7 @@ func (a *applier) fill(f *sys.FileWriter, hdr *tar.Header, content io.Reader) er
 		defer buffers.Put(buf)
 		n, err := copyFile(f, content, *buf, a.ctx.Err)
 		a.stats.Bytes += n
+		a.stats.DiskBytes += n / blockSize * blockSize
 		if err != nil {
 			return tarError(err)
 		}

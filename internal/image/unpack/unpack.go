@@ -26,6 +26,8 @@ var (
 type Stats struct {
 	Entries int64 // entries of the tar
 	Bytes   int64 // sum of the sizes of regular files
+	// DiskBytes estimates what they take on a disk: a block for each entry, sizes rounded up to blocks.
+	DiskBytes int64
 }
 
 const (
@@ -34,6 +36,8 @@ const (
 	whiteoutOpaque = ".wh..wh..opq"
 
 	xattrOpaque = "trusted.overlay.opaque"
+
+	blockSize = 4096
 
 	// maxMemory bounds the names that are kept while a layer is unpacked.
 	maxMemory = 256 << 20
@@ -94,6 +98,7 @@ func (a *applier) run(tr *tar.Reader) error {
 			return tarError(err)
 		}
 		a.stats.Entries++
+		a.stats.DiskBytes += blockSize
 		if a.stats.Entries > a.limits.Entries {
 			return fmt.Errorf("%w: it has more than %d entries", ErrLimit, a.limits.Entries)
 		}

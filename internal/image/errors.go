@@ -1,0 +1,61 @@
+package image
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+
+	"github.com/11f9778f/berth/internal/image/reference"
+	"github.com/11f9778f/berth/internal/image/registry"
+	"github.com/11f9778f/berth/internal/image/unpack"
+	"github.com/11f9778f/berth/internal/sys"
+)
+
+// What a caller may want to tell apart; errors of the store wrap them.
+var (
+	// ErrNotFound is an image that the store, or the registry, does not have.
+	ErrNotFound = registry.ErrNotFound
+	// ErrUnauthorized is an image that the registry does not give to these credentials.
+	ErrUnauthorized = registry.ErrUnauthorized
+	// ErrUnavailable is a registry that can't be reached or kept failing.
+	ErrUnavailable = registry.ErrUnavailable
+	// ErrCorrupt is content that is not what its digest, size or format promised.
+	ErrCorrupt = registry.ErrCorrupt
+	// ErrInvalid is a name that names no image.
+	ErrInvalid = reference.ErrInvalid
+	// ErrPlatform is an image for other machines.
+	ErrPlatform = errors.New("wrong platform")
+	// ErrAmbiguous is a short ID that several images have.
+	ErrAmbiguous = errors.New("ambiguous")
+	// ErrNoSpace is a full disk.
+	ErrNoSpace error = sys.ErrNoSpace
+	// ErrNoOverlay is a kernel without overlayfs.
+	ErrNoOverlay = errors.New("no overlayfs")
+	// ErrLocked is a store that another process has open.
+	ErrLocked = errors.New("in use by another process")
+	// ErrClosed is a store that was closed.
+	ErrClosed = errors.New("the image store is closed")
+)
+
+// remedy adds to an error of the disk what the user can do about it.
+func (s *Store) remedy(err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, sys.ErrNoSpace):
+		return fmt.Errorf("the disk of %s is full; free some space, or remove images that nobody uses: %w", s.root, err)
+	case errors.Is(err, sys.ErrQuota):
+		return fmt.Errorf("the disk quota for %s is used up: %w", s.root, err)
+	case errors.Is(err, fs.ErrPermission) && !errors.Is(err, ErrUnauthorized):
+		return fmt.Errorf("no permission to change %s; run as root: %w", s.root, err)
+	}
+	return err
+}
+
+// layerError makes unpack's errors the store's.
+func layerError(err error) error {
+	if errors.Is(err, unpack.ErrLayer) {
+		return fmt.Errorf("%w: %w; do not use this image", ErrCorrupt, err)
+	}
+	return err
+}

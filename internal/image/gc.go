@@ -1,0 +1,206 @@
+package image
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/11f9778f/berth/internal/failpoint"
+	"github.com/11f9778f/berth/internal/sys"
+)
+
+// Remove removes the image that refOrID means, with all its names. Its blobs and layers go in the
+// background, those that a snapshot lies on when that goes. Where there is no such image the error is
+// ErrNotFound.
+func (s *Store) Remove(ctx context.Context, refOrID string) error {
+	s.mu.Lock()
+	id, err := s.find(refOrID)
+	var c change
+	for d, m := range s.manifests {
+		if err == nil && m.config.Digest == id {
+			c.remove = append(c.remove, d)
+		}
+	}
+	s.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if err := s.commit(c); err != nil {
+		return fmt.Errorf("remove the image %s: %w", refOrID, err)
+	}
+	return nil
+}
+
+// used returns the blobs and layers that something wants. The caller holds mu.
+func (s *Store) used(now time.Time) (blobs, layers map[digest.Digest]bool) {
+	blobs, layers = map[digest.Digest]bool{}, map[digest.Digest]bool{}
+	for d, m := range s.manifests {
+		blobs[d], blobs[m.config.Digest] = true, true
+		for _, l := range m.layers {
+			blobs[l.Blob.Digest], layers[l.DiffID] = true, true
+		}
+	}
+	for d := range s.leases { // a digest is either, and never both by accident
+		blobs[d], layers[d] = true, true
+	}
+	for d, until := range s.keep {
+		if now.After(until) {
+			delete(s.keep, d)
+			continue
+		}
+		blobs[d], layers[d] = true, true
+	}
+	for _, sn := range s.snaps {
+		for _, d := range sn.layers {
+			layers[d] = true
+		}
+	}
+	return blobs, layers
+}
+
+// collect moves what nobody wants into the trash.
+func (s *Store) collect() error {
+	s.disk.Lock()
+	defer s.disk.Unlock()
+	var paths []string
+	s.mu.Lock()
+	blobs, layers := s.used(time.Now())
+	for d := range s.blobs {
+		if !blobs[d] {
+			delete(s.blobs, d)
+			paths = append(paths, s.blob(d))
+		}
+	}
+	for d := range s.layerRecs {
+		if !layers[d] {
+			delete(s.layerRecs, d)
+			paths = append(paths, s.layer(d))
+		}
+	}
+	s.mu.Unlock()
+	var errs []error
+	for _, p := range paths {
+		errs = append(errs, s.discard(p, s.trash))
+	}
+	if len(paths) > 0 {
+		wake(s.sweep)
+	}
+	return errors.Join(errs...)
+}
+
+// keepForRetry spares the whole parts of a pull that failed for a passing reason from collection.
+func (s *Store) keepForRetry(c *contents, err error) {
+	if s.cfg.KeepForRetry <= 0 || !isCancel(err) && !errors.Is(err, ErrUnavailable) {
+		return
+	}
+	until := time.Now().Add(s.cfg.KeepForRetry)
+	s.mu.Lock()
+	for _, d := range c.digests() {
+		s.keep[d] = until
+	}
+	s.mu.Unlock()
+	time.AfterFunc(s.cfg.KeepForRetry+time.Second, func() { wake(s.settle) })
+}
+
+// settler syncs layers after they came, and collects what nobody wants.
+func (s *Store) settler() {
+	for {
+		select {
+		case <-s.life.Done():
+			return
+		case <-s.settle:
+		}
+		if err := s.collect(); err != nil {
+			s.log.Warn("could not collect unused layers", "err", err)
+		}
+		if err := s.syncLayers(); err != nil {
+			s.log.Warn("could not sync layers; they would be unpacked again after a power cut", "err", err)
+		}
+	}
+}
+
+// syncLayers writes unpacked layers to the disk and marks them.
+func (s *Store) syncLayers() error {
+	var todo []digest.Digest
+	s.mu.Lock()
+	for d, l := range s.layerRecs {
+		if !l.synced {
+			todo = append(todo, d)
+		}
+	}
+	s.mu.Unlock()
+	if len(todo) == 0 {
+		return nil
+	}
+	dir, err := sys.OpenFolder(s.layers())
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	if err := dir.Syncfs(); err != nil {
+		return err
+	}
+	for _, d := range todo {
+		if err := failpoint.Here("image/synced/before"); err != nil {
+			return err
+		}
+		f, err := os.OpenFile(filepath.Join(s.layer(d), syncedFileName), os.O_CREATE|os.O_WRONLY, 0o600)
+		if isNotExist(err) {
+			continue // it was collected meanwhile
+		}
+		if err != nil {
+			return err
+		}
+		f.Close()
+		s.mu.Lock()
+		if l, ok := s.layerRecs[d]; ok {
+			l.synced = true
+		}
+		s.mu.Unlock()
+	}
+	return nil
+}
+
+// sweeper deletes what is in the trash.
+func (s *Store) sweeper() {
+	for {
+		for _, dir := range []string{s.snapTrash, s.trash} {
+			if err := s.emptyDir(dir); err != nil && s.life.Err() == nil {
+				s.log.Warn("could not delete everything; the next start tries again", "path", dir, "err", err)
+			}
+		}
+		select {
+		case <-s.life.Done():
+			return
+		case <-s.sweep:
+		}
+	}
+}
+
+// emptyDir deletes what is in a directory.
+func (s *Store) emptyDir(path string) error {
+	dir, err := sys.OpenFolder(path)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	names, err := dir.Names(-1)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, n := range names {
+		if err := dir.RemoveAll(s.life, n); err != nil {
+			errs = append(errs, fmt.Errorf("delete %s: %w", filepath.Join(path, n), err))
+		}
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,174 @@
+package image
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync/atomic"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/11f9778f/berth/internal/failpoint"
+	"github.com/11f9778f/berth/internal/sys"
+)
+
+// layout knows where things are, and how a thing gets to its final name.
+type layout struct {
+	root      string // Config.Root
+	images    string
+	ingest    string
+	trash     string
+	snapshots string
+	snapTrash string // on the filesystem of the snapshots
+	seq       *atomic.Int64
+}
+
+func newLayout(root string) layout {
+	images, snapshots := filepath.Join(root, "images"), filepath.Join(root, "snapshots")
+	return layout{
+		root: root, images: images, snapshots: snapshots,
+		ingest: filepath.Join(images, "ingest"), trash: filepath.Join(images, "trash"),
+		snapTrash: filepath.Join(snapshots, ".trash"), seq: new(atomic.Int64),
+	}
+}
+
+func (l layout) blobs() string               { return filepath.Join(l.images, "blobs", "sha256") }
+func (l layout) blob(d digest.Digest) string { return filepath.Join(l.blobs(), d.Encoded()) }
+func (l layout) layers() string              { return filepath.Join(l.images, "layers") }
+func (l layout) layer(diffID digest.Digest) string {
+	return filepath.Join(l.layers(), diffID.Encoded())
+}
+func (l layout) layerFS(d digest.Digest) string { return filepath.Join(l.layer(d), "fs") }
+func (l layout) index() string                  { return filepath.Join(l.images, "index.json") }
+func (l layout) empty() string                  { return filepath.Join(l.images, "empty") }
+func (l layout) snapshot(key string) string     { return filepath.Join(l.snapshots, key) }
+
+// makeDirs makes the directories of the layout, all 0700: layers hold set-user-ID programs of strangers.
+func (l layout) makeDirs() error {
+	if err := os.MkdirAll(l.root, 0o700); err != nil {
+		return err
+	}
+	for _, dir := range []string{l.images, filepath.Dir(l.blobs()), l.blobs(), l.layers(), l.ingest, l.trash, l.snapshots, l.snapTrash} {
+		if err := makeDir(dir, 0o700); err != nil {
+			return err
+		}
+	}
+	return makeDir(l.empty(), 0o755)
+}
+
+// makeDir makes a directory with exactly this mode, or leaves the one that is there.
+func makeDir(path string, mode os.FileMode) error {
+	err := os.Mkdir(path, mode)
+	if os.IsExist(err) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return os.Chmod(path, mode)
+}
+
+// unique is a name in dir that no other call of this process returns.
+func (l layout) unique(dir, prefix string) string {
+	return filepath.Join(dir, prefix+"-"+strconv.Itoa(os.Getpid())+"-"+strconv.FormatInt(l.seq.Add(1), 10))
+}
+
+// discard moves path into the trash, where it is deleted at leisure.
+func (l layout) discard(path, trash string) error {
+	if err := failpoint.Here("image/discard/before"); err != nil {
+		return err
+	}
+	if err := os.Rename(path, l.unique(trash, filepath.Base(path))); err != nil && !os.IsNotExist(err) {
+		return err
+	}
+	return failpoint.Here("image/discard/after")
+}
+
+// place gives what is at from (whole, and synced as far as it matters) its final name, durably. point
+// names the failpoints around it.
+func place(from, to, point string) error {
+	if err := failpoint.Here(point + "/before"); err != nil {
+		return err
+	}
+	if err := os.Rename(from, to); err != nil {
+		return err
+	}
+	if err := syncDir(filepath.Dir(to)); err != nil {
+		return err
+	}
+	return failpoint.Here(point + "/after")
+}
+
+func syncDir(path string) error {
+	d, err := sys.OpenFolder(path)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	if err := d.Sync(); err != nil {
+		return fmt.Errorf("sync %s: %w", path, err)
+	}
+	return nil
+}
+
+// writeFile replaces the file at path by data as a whole: the old or the new content is there, whenever
+// the power goes.
+func (l layout) writeFile(path string, data []byte, point string) error {
+	tmp := l.unique(l.ingest, filepath.Base(path))
+	if err := writeSynced(tmp, data); err != nil {
+		os.Remove(tmp)
+		return err
+	}
+	if err := place(tmp, path, point); err != nil {
+		os.Remove(tmp)
+		return err
+	}
+	return nil
+}
+
+func writeSynced(path string, data []byte) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if _, err := f.Write(data); err != nil {
+		return err
+	}
+	return f.Sync()
+}
+
+// readJSON reads a file of our own making.
+func readJSON(path string, v any) error {
+	b, err := readLimited(path, 64<<20)
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(b, v); err != nil {
+		return fmt.Errorf("read %s: %w", path, err)
+	}
+	return nil
+}
+
+// readLimited reads a file of at most limit bytes.
+func readLimited(path string, limit int64) ([]byte, error) {
+	fi, err := os.Stat(path)
+	if err != nil {
+		return nil, err
+	}
+	if fi.Size() > limit {
+		return nil, fmt.Errorf("read %s: it has %d bytes, more than %d", path, fi.Size(), limit)
+	}
+	return os.ReadFile(path)
+}
+
+// bootID tells this boot of the machine from others.
+func bootID() string {
+	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return ""
+	}
+	return string(b[:max(0, len(b)-1)])
+}

@@ -1,0 +1,168 @@
+package image
+
+import (
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+
+	"github.com/containerd/platforms"
+	"github.com/google/go-containerregistry/pkg/authn"
+	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/opencontainers/go-digest"
+	ispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/11f9778f/berth/internal/image/reference"
+	"github.com/11f9778f/berth/internal/image/registry"
+	"github.com/11f9778f/berth/internal/trace"
+)
+
+// Pull fetches the image called ref from its registry, unpacks it and returns it. What is here already
+// is not fetched; what another pull is fetching is waited for. After an error nothing half-made is left.
+func (s *Store) Pull(ctx context.Context, ref string, o PullOptions) (*Image, error) {
+	defer trace.Start(ctx, "image.pull")()
+	r, err := reference.Parse(ref)
+	if err != nil {
+		return nil, fmt.Errorf("pull: %w", err)
+	}
+	rep := newReporter(r.String(), o.Progress)
+	img, err := s.pull(ctx, r, o, rep)
+	rep.close(err)
+	if err != nil {
+		return nil, fmt.Errorf("pull %s: %w", r.Familiar(), err)
+	}
+	return img, nil
+}
+
+func (s *Store) pull(ctx context.Context, ref reference.Reference, o PullOptions, rep *reporter) (*Image, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	defer context.AfterFunc(s.life, func() { cancel(ErrClosed) })()
+	client, err := s.client(ref, o)
+	if err != nil {
+		return nil, err
+	}
+	c, names, err := s.resolve(ctx, client, ref, s.wanted(o.Platform))
+	if err != nil {
+		return nil, err
+	}
+	fetch := func(ctx context.Context, desc ispec.Descriptor, w io.Writer) error { return client.Blob(ctx, desc, w) }
+	img, err := s.bring(ctx, c, fetch, rep, names...)
+	if isCancel(err) && ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
+	return img, err
+}
+
+// wanted is the platform to choose for.
+func (s *Store) wanted(p *ispec.Platform) ispec.Platform {
+	if p == nil {
+		return s.platform
+	}
+	return platforms.Normalize(*p)
+}
+
+// resolve fetches manifest and configuration of the image that ref means on the platform, and the names
+// that it gets here.
+func (s *Store) resolve(ctx context.Context, client *registry.Client, ref reference.Reference, want ispec.Platform) (*contents, []string, error) {
+	defer trace.Start(ctx, "image.resolve")()
+	if d := ref.Digest(); d != "" && d.Algorithm() != digest.SHA256 {
+		return nil, nil, fmt.Errorf("%w: the digest algorithm %s is not supported, only sha256 is", ErrInvalid, d.Algorithm())
+	}
+	m, err := client.Manifest(ctx, ref.Identifier(), manifestTypes)
+	if err != nil {
+		return nil, nil, err
+	}
+	names := []string{ref.WithDigest(m.Digest)}
+	if t := ref.Tagged(); t != "" && ref.Digest() == "" {
+		names = append(names, t)
+	}
+	doc, err := parseDocument(m.Bytes, m.MediaType)
+	if err != nil {
+		return nil, nil, err
+	}
+	if doc.Manifests != nil {
+		chosen, err := doc.choose(want)
+		if err != nil {
+			return nil, nil, err
+		}
+		if err := checkDescriptor(chosen); err != nil {
+			return nil, nil, err
+		}
+		if m, err = client.Manifest(ctx, chosen.Digest.String(), manifestTypes); err != nil {
+			return nil, nil, err
+		}
+		if doc, err = parseDocument(m.Bytes, m.MediaType); err != nil {
+			return nil, nil, err
+		}
+	}
+	if err := doc.checkManifest(); err != nil {
+		return nil, nil, err
+	}
+	config, err := client.Bytes(ctx, *doc.Config)
+	if err != nil {
+		return nil, nil, err
+	}
+	c, err := doc.assemble(ispec.Descriptor{MediaType: m.MediaType, Digest: m.Digest, Size: int64(len(m.Bytes))}, m.Bytes, config, &want)
+	return c, names, err
+}
+
+func (s *Store) client(ref reference.Reference, o PullOptions) (*registry.Client, error) {
+	keychain := s.cfg.Keychain
+	if o.Auth != nil {
+		k, err := o.Auth.keychain(ref.Domain())
+		if err != nil {
+			return nil, err
+		}
+		keychain = k
+	}
+	r := s.cfg.Retry
+	return registry.New(ref, registry.Options{
+		Keychain: keychain, Transport: s.cfg.Transport,
+		PlainHTTP: slices.Concat(s.cfg.PlainHTTP, o.PlainHTTP),
+		Retry:     registry.Retry{Attempts: r.Attempts, Base: r.Base, Max: r.Max, Stall: r.Stall},
+	})
+}
+
+// fixed is a keychain with one key.
+type fixed struct{ a authn.Authenticator }
+
+// Resolve implements authn.Keychain.
+func (f fixed) Resolve(authn.Resource) (authn.Authenticator, error) { return f.a, nil }
+
+// keychain holds the credentials, or none where they are for another host than domain.
+func (a *Auth) keychain(domain string) (authn.Keychain, error) {
+	if a.ServerAddress != "" && serverHost(a.ServerAddress) != serverHost(domain) {
+		return fixed{authn.Anonymous}, nil
+	}
+	cfg := authn.AuthConfig{Username: a.Username, Password: a.Password, IdentityToken: a.IdentityToken, RegistryToken: a.RegistryToken}
+	if a.Auth != "" && a.Username == "" {
+		b, err := base64.StdEncoding.DecodeString(a.Auth)
+		user, pass, ok := strings.Cut(strings.TrimRight(string(b), "\x00"), ":")
+		if err != nil || !ok {
+			return nil, errors.New(`the credentials are not the base64 form of "user:password"`)
+		}
+		cfg.Username, cfg.Password = user, pass
+	}
+	if cfg == (authn.AuthConfig{}) {
+		return fixed{authn.Anonymous}, nil
+	}
+	return fixed{authn.FromConfig(cfg)}, nil
+}
+
+// serverHost is the host of "https://index.docker.io/v1/" and of "docker.io" alike.
+func serverHost(s string) string {
+	_, rest, ok := strings.Cut(s, "://")
+	if ok {
+		s = rest
+	}
+	s, _, _ = strings.Cut(s, "/")
+	switch s {
+	case "docker.io", "registry-1.docker.io":
+		return name.DefaultRegistry
+	}
+	return s
+}

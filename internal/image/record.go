@@ -1,0 +1,305 @@
+package image
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	"github.com/opencontainers/image-spec/specs-go"
+	ispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/11f9778f/berth/internal/image/reference"
+)
+
+// change is a change of what index.json records.
+type change struct {
+	add    map[digest.Digest]*manifest
+	name   map[string]digest.Digest // full names that lead to a manifest from now on
+	remove []digest.Digest          // manifests that go, with all their names
+}
+
+// commit makes the change, first on the disk. The blobs and layers of what it adds are at their final
+// names and leased.
+func (s *Store) commit(c change) error {
+	s.disk.Lock()
+	defer s.disk.Unlock()
+	s.mu.Lock()
+	manifests, names := maps.Clone(s.manifests), maps.Clone(s.names)
+	s.mu.Unlock()
+	for _, d := range c.remove {
+		delete(manifests, d)
+		maps.DeleteFunc(names, func(_ string, to digest.Digest) bool { return to == d })
+	}
+	for d, m := range c.add {
+		if _, ok := manifests[d]; !ok {
+			manifests[d] = m
+		}
+	}
+	maps.Copy(names, c.name)
+	s.dropNameless(manifests, names)
+	b, err := encodeIndex(manifests, names)
+	if err != nil {
+		return err
+	}
+	if err := s.writeFile(s.index(), b, "image/record"); err != nil {
+		return fmt.Errorf("record the image: %w", s.remedy(err))
+	}
+	s.mu.Lock()
+	s.manifests, s.names = manifests, names
+	s.mu.Unlock()
+	wake(s.settle)
+	return nil
+}
+
+// dropNameless removes the manifests whose last name now leads elsewhere. Those that never had one stay.
+func (s *Store) dropNameless(manifests map[digest.Digest]*manifest, names map[string]digest.Digest) {
+	now := map[digest.Digest]bool{}
+	for _, d := range names {
+		now[d] = true
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, d := range s.names {
+		if !now[d] {
+			delete(manifests, d)
+		}
+	}
+}
+
+// encodeIndex makes index.json: a descriptor for each name, and one for each manifest without a name.
+func encodeIndex(manifests map[digest.Digest]*manifest, names map[string]digest.Digest) ([]byte, error) {
+	index := ispec.Index{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ispec.MediaTypeImageIndex, Manifests: []ispec.Descriptor{}}
+	named := map[digest.Digest]bool{}
+	for _, name := range slices.Sorted(maps.Keys(names)) {
+		d := manifests[names[name]].desc
+		d.Annotations = map[string]string{ispec.AnnotationRefName: name}
+		index.Manifests = append(index.Manifests, d)
+		named[d.Digest] = true
+	}
+	for _, dgst := range slices.Sorted(maps.Keys(manifests)) {
+		if !named[dgst] {
+			index.Manifests = append(index.Manifests, manifests[dgst].desc)
+		}
+	}
+	return json.MarshalIndent(index, "", "  ")
+}
+
+// record stores manifest and configuration of an image whose layers are here, and gives it names.
+func (s *Store) record(c *contents, names ...string) (*Image, error) {
+	if err := s.putBytes(c.config.Digest, c.configBytes); err != nil {
+		return nil, err
+	}
+	if err := s.putBytes(c.manifest.Digest, c.manifestBytes); err != nil {
+		return nil, err
+	}
+	m := c.record(time.Now())
+	ch := change{add: map[digest.Digest]*manifest{m.desc.Digest: m}, name: map[string]digest.Digest{}}
+	for _, n := range names {
+		ch.name[n] = m.desc.Digest
+	}
+	if !s.recorded(ch) {
+		if err := s.commit(ch); err != nil {
+			return nil, err
+		}
+	}
+	return s.Get(m.config.Digest.String())
+}
+
+// recorded says whether a change would change nothing.
+func (s *Store) recorded(c change) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for d := range c.add {
+		if _, ok := s.manifests[d]; !ok {
+			return false
+		}
+	}
+	for n, d := range c.name {
+		if s.names[n] != d {
+			return false
+		}
+	}
+	return true
+}
+
+// record is the part of the contents that stays in memory.
+func (c *contents) record(now time.Time) *manifest {
+	desc := ispec.Descriptor{MediaType: c.manifest.MediaType, Digest: c.manifest.Digest, Size: int64(len(c.manifestBytes)), Platform: &ispec.Platform{
+		OS: c.image.OS, Architecture: c.image.Architecture, Variant: c.image.Variant,
+	}}
+	return &manifest{desc: desc, config: c.config, image: c.image, layers: c.layers, pulled: now}
+}
+
+// digests are all blobs and layers of the image, for a lease.
+func (c *contents) digests() []digest.Digest {
+	ds := []digest.Digest{c.manifest.Digest, c.config.Digest}
+	for _, l := range c.layers {
+		ds = append(ds, l.Blob.Digest, l.DiffID)
+	}
+	return ds
+}
+
+// List returns all images, the newest first.
+func (s *Store) List() []*Image {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	byID := map[digest.Digest]bool{}
+	var images []*Image
+	for _, m := range s.manifests {
+		if !byID[m.config.Digest] {
+			byID[m.config.Digest] = true
+			images = append(images, s.image(m.config.Digest))
+		}
+	}
+	slices.SortFunc(images, func(a, b *Image) int {
+		if c := b.Pulled.Compare(a.Pulled); c != 0 {
+			return c
+		}
+		return strings.Compare(a.ID.String(), b.ID.String())
+	})
+	return images
+}
+
+// image makes the Image with an ID that exists. The caller holds mu.
+func (s *Store) image(id digest.Digest) *Image {
+	img := &Image{ID: id}
+	var first *manifest
+	for d, m := range s.manifests {
+		if m.config.Digest == id && (first == nil || d < first.desc.Digest) {
+			first = m
+		}
+	}
+	for name, d := range s.names {
+		if s.manifests[d].config.Digest != id {
+			continue
+		}
+		if strings.Contains(name, "@") {
+			img.RepoDigests = append(img.RepoDigests, name)
+		} else {
+			img.RepoTags = append(img.RepoTags, name)
+		}
+	}
+	slices.Sort(img.RepoTags)
+	slices.Sort(img.RepoDigests)
+	img.Manifest, img.Config, img.Pulled = first.desc.Digest, cloneConfig(first.image), first.pulled
+	img.Layers = slices.Clone(first.layers)
+	img.Size = first.desc.Size + first.config.Size
+	seen := map[digest.Digest]bool{}
+	for _, l := range first.layers {
+		if !seen[l.Blob.Digest] {
+			seen[l.Blob.Digest] = true
+			img.Size += l.Blob.Size
+		}
+	}
+	return img
+}
+
+// cloneConfig copies what a caller might change.
+func cloneConfig(c ispec.Image) ispec.Image {
+	c.Config.Env = slices.Clone(c.Config.Env)
+	c.Config.Entrypoint = slices.Clone(c.Config.Entrypoint)
+	c.Config.Cmd = slices.Clone(c.Config.Cmd)
+	c.Config.Labels = maps.Clone(c.Config.Labels)
+	c.Config.Volumes = maps.Clone(c.Config.Volumes)
+	c.Config.ExposedPorts = maps.Clone(c.Config.ExposedPorts)
+	c.RootFS.DiffIDs = slices.Clone(c.RootFS.DiffIDs)
+	return c
+}
+
+// Get finds an image by name ("busybox", "…@sha256:…"), by ID ("sha256:…" or its hex digits), by the
+// digest of its manifest, or by the first digits of its ID (three at least). ErrNotFound, ErrAmbiguous.
+func (s *Store) Get(refOrID string) (*Image, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	id, err := s.find(refOrID)
+	if err != nil {
+		return nil, err
+	}
+	return s.image(id), nil
+}
+
+// find returns the ID of the image that is meant. The caller holds mu.
+func (s *Store) find(what string) (digest.Digest, error) {
+	hex := strings.TrimPrefix(what, "sha256:")
+	if len(hex) == 64 && isHex(hex) {
+		d := digest.NewDigestFromEncoded(digest.SHA256, hex)
+		if m, ok := s.manifests[d]; ok {
+			return m.config.Digest, nil
+		}
+		for _, m := range s.manifests {
+			if m.config.Digest == d {
+				return d, nil
+			}
+		}
+		return "", notFound(what)
+	}
+	if ref, err := reference.Parse(what); err == nil {
+		name := ref.Tagged()
+		if ref.Digest() != "" {
+			name = ref.WithDigest(ref.Digest())
+		}
+		if d, ok := s.names[name]; ok {
+			return s.manifests[d].config.Digest, nil
+		}
+	} else if !isHex(hex) {
+		return "", err
+	}
+	if len(hex) < 3 || !isHex(hex) {
+		return "", notFound(what)
+	}
+	var found digest.Digest
+	for _, m := range s.manifests {
+		if id := m.config.Digest; strings.HasPrefix(id.Encoded(), hex) && id != found {
+			if found != "" {
+				return "", fmt.Errorf("image %q: %w, several images have an ID that begins so; give more digits", what, ErrAmbiguous)
+			}
+			found = id
+		}
+	}
+	if found == "" {
+		return "", notFound(what)
+	}
+	return found, nil
+}
+
+func notFound(what string) error {
+	return fmt.Errorf("image %q: %w in the store; pull it first", what, ErrNotFound)
+}
+
+func isHex(s string) bool {
+	return s != "" && strings.Trim(s, "0123456789abcdef") == ""
+}
+
+// loadManifest reads one image's manifest and configuration back from the disk.
+func (s *Store) loadManifest(desc ispec.Descriptor) (*manifest, error) {
+	path := s.blob(desc.Digest)
+	fi, err := os.Stat(path)
+	if err != nil {
+		return nil, err
+	}
+	b, err := s.readBlob(desc.Digest)
+	if err != nil {
+		return nil, err
+	}
+	d, err := parseDocument(b, desc.MediaType)
+	if err != nil {
+		return nil, err
+	}
+	if err := d.checkManifest(); err != nil {
+		return nil, err
+	}
+	config, err := s.readBlob(d.Config.Digest)
+	if err != nil {
+		return nil, err
+	}
+	c, err := d.assemble(desc, b, config, nil)
+	if err != nil {
+		return nil, err
+	}
+	return c.record(fi.ModTime()), nil
+}

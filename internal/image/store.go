@@ -1,0 +1,259 @@
+package image
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net/http"
+	"os"
+	"runtime"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/containerd/platforms"
+	"github.com/google/go-containerregistry/pkg/authn"
+	"github.com/opencontainers/go-digest"
+	ispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sync/semaphore"
+
+	"github.com/11f9778f/berth/internal/sys"
+)
+
+// Store is the store of images. All methods may be called at the same time.
+//
+// Lock order: disk before mu. Under mu there is no system call.
+type Store struct {
+	layout
+	cfg      Config
+	log      *slog.Logger
+	platform ispec.Platform
+	boot     string
+	lock     *sys.Folder // images/, locked
+
+	downloads, unpacks *semaphore.Weighted
+	flights            flights
+
+	// disk orders the changes of what is at final names: what is renamed into place or away, and
+	// index.json.
+	disk sync.Mutex
+
+	mu        sync.Mutex
+	manifests map[digest.Digest]*manifest
+	names     map[string]digest.Digest // full name → manifest
+	blobs     map[digest.Digest]int64  // what is at blobs/sha256, with its size
+	layerRecs map[digest.Digest]*layerRec
+	leases    map[digest.Digest]int       // blobs and layers (by diff ID) that running work counts on
+	keep      map[digest.Digest]time.Time // blobs and layers that wait for a pull's repetition, until then
+	snaps     map[string]*snapshot
+	files     fileCache
+
+	// background work: its life, and what wakes it.
+	life    context.Context
+	end     context.CancelFunc
+	workers sync.WaitGroup
+	sweep   chan struct{} // trash has something
+	settle  chan struct{} // layers are not synced, or garbage may be there
+
+	overlay func() error // nil where the kernel has overlayfs; asked once
+}
+
+// manifest is one image as a manifest describes it. Immutable.
+type manifest struct {
+	desc   ispec.Descriptor
+	config ispec.Descriptor
+	image  ispec.Image
+	layers []Layer
+	pulled time.Time
+}
+
+// layerRec is one unpacked layer.
+type layerRec struct {
+	usage  Usage
+	synced bool
+}
+
+// snapshot is what a container's writable layer lies on.
+type snapshot struct {
+	image  digest.Digest
+	layers []digest.Digest // the lowest first
+}
+
+// Open opens the store below c.Root, makes it where there is none, and repairs what a crash has left.
+// One process can have it open at a time.
+func Open(c Config) (*Store, error) {
+	s, err := newStore(c)
+	if err != nil {
+		return nil, fmt.Errorf("open the image store: %w", err)
+	}
+	if err := s.load(); err != nil {
+		s.lock.Close()
+		return nil, fmt.Errorf("open the image store at %s: %w", s.images, s.remedy(err))
+	}
+	s.workers.Go(s.sweeper)
+	s.workers.Go(s.settler)
+	return s, nil
+}
+
+func newStore(c Config) (*Store, error) {
+	if c.Root == "" {
+		return nil, errors.New("no root directory is configured")
+	}
+	if strings.ContainsAny(c.Root, ":,\\\"\n") || !strings.HasPrefix(c.Root, "/") {
+		return nil, fmt.Errorf("the root directory %q must be an absolute path without : , \\ \" (mount options can't hold them)", c.Root)
+	}
+	c.setDefaults()
+	s := &Store{
+		layout:    newLayout(c.Root),
+		cfg:       c,
+		log:       c.Log,
+		platform:  platforms.Normalize(*c.Platform),
+		boot:      bootID(),
+		downloads: semaphore.NewWeighted(int64(c.Downloads)),
+		unpacks:   semaphore.NewWeighted(int64(c.Unpacks)),
+		manifests: map[digest.Digest]*manifest{},
+		names:     map[string]digest.Digest{},
+		blobs:     map[digest.Digest]int64{},
+		layerRecs: map[digest.Digest]*layerRec{},
+		leases:    map[digest.Digest]int{},
+		keep:      map[digest.Digest]time.Time{},
+		snaps:     map[string]*snapshot{},
+		sweep:     make(chan struct{}, 1),
+		settle:    make(chan struct{}, 1),
+		overlay:   sync.OnceValue(checkOverlay),
+	}
+	if err := s.makeDirs(); err != nil {
+		return nil, s.remedy(err)
+	}
+	lock, err := sys.OpenFolder(s.images)
+	if err != nil {
+		return nil, s.remedy(err)
+	}
+	ok, err := lock.TryLock()
+	if err != nil || !ok {
+		lock.Close()
+		if err == nil {
+			err = ErrLocked
+		}
+		return nil, fmt.Errorf("%s: %w; stop that one, or use another root directory", s.images, err)
+	}
+	s.lock = lock
+	s.life, s.end = context.WithCancel(context.Background())
+	return s, nil
+}
+
+func (c *Config) setDefaults() {
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	if c.Platform == nil {
+		p := platforms.DefaultSpec()
+		c.Platform = &p
+	}
+	if c.Keychain == nil {
+		c.Keychain = authn.DefaultKeychain
+	}
+	if c.Transport == nil {
+		t := http.DefaultTransport.(*http.Transport).Clone()
+		t.MaxIdleConnsPerHost = 16
+		t.DisableCompression = true // a blob's bytes are its digest
+		c.Transport = t
+	}
+	setDefault(&c.Downloads, 6)
+	setDefault(&c.Unpacks, max(2, runtime.NumCPU()))
+	setDefault(&c.MaxImport, 128<<30)
+	setDefault(&c.Retry.Attempts, 5)
+	setDefault(&c.Retry.Base, 300*time.Millisecond)
+	setDefault(&c.Retry.Max, 30*time.Second)
+	setDefault(&c.Retry.Stall, 30*time.Second)
+}
+
+func setDefault[T int | int64 | time.Duration](v *T, d T) {
+	if *v == 0 {
+		*v = d
+	}
+}
+
+// Close ends what runs in the background and gives the store free for another process. Work under way
+// fails with ErrClosed or a cancelled context.
+func (s *Store) Close() error {
+	s.end()
+	s.workers.Wait()
+	if t, ok := s.cfg.Transport.(*http.Transport); ok {
+		t.CloseIdleConnections()
+	}
+	return s.lock.Close()
+}
+
+// wake wakes a worker that may be busy.
+func wake(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// have says which of a layer's two forms are here.
+func (s *Store) have(l Layer) (blob, layer bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, blob = s.blobs[l.Blob.Digest]
+	_, layer = s.layerRecs[l.DiffID]
+	return blob, layer
+}
+
+// lease keeps blobs and layers from being collected until the function that it returns is called.
+func (s *Store) lease(digests ...digest.Digest) func() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, d := range digests {
+		s.leases[d]++
+	}
+	return sync.OnceFunc(func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		for _, d := range digests {
+			if s.leases[d]--; s.leases[d] == 0 {
+				delete(s.leases, d)
+			}
+		}
+	})
+}
+
+// commitBlob puts the whole, synced file at tmp into the store.
+func (s *Store) commitBlob(tmp string, d digest.Digest, size int64) error {
+	s.disk.Lock()
+	defer s.disk.Unlock()
+	if err := place(tmp, s.blob(d), "image/blob"); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.blobs[d] = size
+	return nil
+}
+
+// putBytes puts a small blob into the store.
+func (s *Store) putBytes(d digest.Digest, b []byte) error {
+	s.mu.Lock()
+	_, ok := s.blobs[d]
+	s.mu.Unlock()
+	if ok {
+		return nil
+	}
+	tmp := s.unique(s.ingest, "blob-"+d.Encoded())
+	err := writeSynced(tmp, b)
+	if err == nil {
+		err = s.commitBlob(tmp, d, int64(len(b)))
+	}
+	if err != nil {
+		os.Remove(tmp)
+		return fmt.Errorf("store %s: %w", d, s.remedy(err))
+	}
+	return nil
+}
+
+// isNotExist is fs.ErrNotExist.
+func isNotExist(err error) bool { return errors.Is(err, fs.ErrNotExist) }
