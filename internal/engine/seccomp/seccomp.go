@@ -20,7 +20,9 @@
 package seccomp
 
 import (
+	"encoding/binary"
 	"errors"
+	"fmt"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 )
@@ -54,11 +56,62 @@ func Compile(s *specs.LinuxSeccomp) (*Filter, error) {
 	if s == nil {
 		return nil, nil
 	}
-	return nil, errors.New("not yet")
+	p, err := parse(s)
+	if err != nil {
+		return nil, fmt.Errorf("compile seccomp profile: %w", err)
+	}
+	f := &Filter{Notify: p.notify, Unknown: p.unknown}
+	if f.Flags, err = flags(s.Flags, p.notify); err != nil {
+		return nil, fmt.Errorf("compile seccomp profile: %w", err)
+	}
+	if f.Program, err = p.program(); err != nil {
+		return nil, fmt.Errorf("compile seccomp profile: %w", err)
+	}
+	return f, nil
 }
 
-// Default is the RuntimeDefault profile for a container whose bounding set has the given capabilities
-// ("CAP_SYS_ADMIN"): some capabilities open the system calls that need them.
-func Default(caps []string) (*specs.LinuxSeccomp, error) {
-	return nil, errors.New("not yet")
+// Bytes is the program in this machine's memory layout, eight bytes an instruction.
+func (f *Filter) Bytes() []byte {
+	b := make([]byte, 0, 8*len(f.Program))
+	for _, i := range f.Program {
+		b = binary.NativeEndian.AppendUint16(b, i.Code)
+		b = append(b, i.Jt, i.Jf)
+		b = binary.NativeEndian.AppendUint32(b, i.K)
+	}
+	return b
+}
+
+// SECCOMP_FILTER_FLAG_*, include/uapi/linux/seccomp.h.
+const (
+	flagTsync            = 1 << 0
+	flagLog              = 1 << 1
+	flagSpecAllow        = 1 << 2
+	flagWaitKillableRecv = 1 << 5
+)
+
+// flags translates the spec's flags. Without any, speculation mitigations are left as they are (SPEC_ALLOW), which is
+// the kernel's own default since 5.16 and runc's on all.
+func flags(list []specs.LinuxSeccompFlag, notify bool) (uint, error) {
+	if list == nil {
+		return flagSpecAllow, nil
+	}
+	var f uint
+	for _, name := range list {
+		switch name {
+		case "SECCOMP_FILTER_FLAG_TSYNC":
+			f |= flagTsync
+		case specs.LinuxSeccompFlagLog:
+			f |= flagLog
+		case specs.LinuxSeccompFlagSpecAllow:
+			f |= flagSpecAllow
+		case specs.LinuxSeccompFlagWaitKillableRecv:
+			if !notify {
+				return 0, fmt.Errorf("flag %s needs a rule with the action %s", name, specs.ActNotify)
+			}
+			f |= flagWaitKillableRecv
+		default:
+			return 0, fmt.Errorf("flag %q: %w", name, ErrUnsupported)
+		}
+	}
+	return f, nil
 }
