@@ -1,0 +1,56 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"runtime/debug"
+
+	"github.com/containerd/errdefs"
+	"github.com/containerd/errdefs/pkg/errgrpc"
+	"github.com/containerd/ttrpc"
+
+	"github.com/11f9778f/berth/internal/engine/cgroup"
+)
+
+// translate gives every error of a call its gRPC code, and keeps a fault in one call from ending the group.
+func translate(ctx context.Context, unmarshal ttrpc.Unmarshaler, info *ttrpc.UnaryServerInfo, method ttrpc.Method) (resp any, err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			os.Stderr.Write(fmt.Appendf(nil, "panic in %s: %v\n%s", info.FullMethod, r, debug.Stack()))
+			resp, err = nil, errgrpc.ToGRPC(fmt.Errorf("%s: fault in the shim: %v: %w", info.FullMethod, r, errdefs.ErrInternal))
+		}
+	}()
+	resp, err = method(ctx, unmarshal)
+	if err != nil {
+		return nil, errgrpc.ToGRPC(classify(err))
+	}
+	return resp, nil
+}
+
+// classify adds what errdefs calls an error that the standard library or the engine has made. ENOENT has no class
+// here: a missing program must not look like a missing container.
+func classify(err error) error {
+	if !errors.Is(errdefs.Resolve(err), errdefs.ErrUnknown) {
+		return err
+	}
+	for _, c := range []struct{ is, class error }{
+		{os.ErrProcessDone, errdefs.ErrNotFound},
+		{fs.ErrPermission, errdefs.ErrPermissionDenied},
+		{cgroup.ErrUnsupported, errdefs.ErrNotImplemented},
+		{os.ErrInvalid, errdefs.ErrFailedPrecondition},
+	} {
+		if errors.Is(err, c.is) {
+			return classified{err, c.class}
+		}
+	}
+	return err
+}
+
+// classified is an error with a class, and without the class's words.
+type classified struct{ err, class error }
+
+func (c classified) Error() string   { return c.err.Error() }
+func (c classified) Unwrap() []error { return []error{c.class, c.err} }

@@ -1,0 +1,197 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	sandboxv1 "github.com/containerd/containerd/api/runtime/sandbox/v1"
+	taskv3 "github.com/containerd/containerd/api/runtime/task/v3"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/ttrpc"
+
+	"github.com/11f9778f/berth/internal/shim/api"
+	"github.com/11f9778f/berth/internal/shim/fdstore"
+	"github.com/11f9778f/berth/internal/shim/state"
+)
+
+// Names of the sockets in a group's directory.
+const (
+	SocketTTRPC  = "shim.sock"
+	SocketFD     = "fd.sock"
+	SocketStream = "stream.sock"
+)
+
+// Config says what a Server is to be.
+type Config struct {
+	// Dir is the group's directory; it exists, mode 0700.
+	Dir string
+	// Group is its id, Generation counts its shims from 1 on.
+	Group      string
+	Generation uint32
+	// Namespace is the containerd namespace that events carry.
+	Namespace string
+	// EventsAddress is the daemon's ttrpc socket; "" keeps events until Hello names one.
+	EventsAddress string
+	// Managed tells that Berth's daemon keeps the group: it ends the shim itself (Task.Shutdown), and wants
+	// no events about what it asked for itself. A stock containerd expects the last ShutdownSandbox to end
+	// the shim, and every event.
+	Managed bool
+	// Files are descriptors of a dead predecessor, by name. The Server owns them.
+	Files  map[string]*os.File
+	Engine Engine
+	Logger *slog.Logger
+}
+
+// Server is one shim.
+type Server struct {
+	cfg     Config
+	log     *slog.Logger
+	keeper  *fdstore.Keeper
+	events  *publisher
+	streams *streamHub
+	ended   chan struct{}
+	once    sync.Once
+	rest    rest
+
+	mu         sync.Mutex
+	closing    bool
+	sandboxes  map[string]*sandbox
+	containers map[string]*task
+}
+
+// New makes a Server. Recover must be called before Serve.
+func New(cfg Config) (*Server, error) {
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	for _, d := range []string{"containers", "sandboxes", "pods", "io"} {
+		if err := os.MkdirAll(filepath.Join(cfg.Dir, d), 0o700); err != nil {
+			return nil, fmt.Errorf("make shim directory: %w", err)
+		}
+	}
+	s := &Server{
+		cfg: cfg, log: cfg.Logger, keeper: fdstore.NewKeeper(), ended: make(chan struct{}),
+		sandboxes: map[string]*sandbox{}, containers: map[string]*task{},
+	}
+	s.events = newPublisher(cfg.Namespace, cfg.EventsAddress, cfg.Logger)
+	s.streams = newStreamHub(filepath.Join(cfg.Dir, SocketStream))
+	return s, nil
+}
+
+// Listen opens the group's sockets, in place of those of a dead predecessor.
+func Listen(dir string) (rpc, fd, stream *net.UnixListener, err error) {
+	var ls []*net.UnixListener
+	for _, s := range []struct{ name, net string }{{SocketTTRPC, "unix"}, {SocketFD, "unixpacket"}, {SocketStream, "unix"}} {
+		path := filepath.Join(dir, s.name)
+		os.Remove(path)
+		l, err := net.ListenUnix(s.net, &net.UnixAddr{Name: path, Net: s.net})
+		if err != nil {
+			for _, l := range ls {
+				l.Close()
+			}
+			return nil, nil, nil, fmt.Errorf("listen: %w", err)
+		}
+		l.SetUnlinkOnClose(false) // a successor's socket of the same name must stay
+		ls = append(ls, l)
+	}
+	return ls[0], ls[1], ls[2], nil
+}
+
+// Serve answers until the shim is shut down or ctx ends. Containers live on in either case.
+func (s *Server) Serve(ctx context.Context, rpc, fd, stream *net.UnixListener) error {
+	srv, err := ttrpc.NewServer(ttrpc.WithUnaryServerInterceptor(translate))
+	if err != nil {
+		return fmt.Errorf("serve shim: %w", err)
+	}
+	taskv3.RegisterTTRPCTaskService(srv, taskService{s})
+	sandboxv1.RegisterTTRPCSandboxService(srv, sandboxService{s})
+	api.RegisterShimService(srv, shimService{s})
+	go s.keeper.Serve(fd)
+	go s.streams.serve(stream)
+	errs := make(chan error, 1)
+	go func() { errs <- srv.Serve(ctx, rpc) }()
+	select {
+	case <-s.ended:
+	case <-ctx.Done():
+	case err := <-errs:
+		return fmt.Errorf("serve shim: %w", err)
+	}
+	fd.Close()
+	stream.Close()
+	s.events.flush(time.Second)
+	// The answer to Shutdown itself is still on its way.
+	down, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	if err := srv.Shutdown(down); err != nil && !errors.Is(err, context.DeadlineExceeded) {
+		s.log.Warn("close connections", "err", err)
+	}
+	srv.Close()
+	return nil
+}
+
+// end lets Serve return.
+func (s *Server) end() { s.once.Do(func() { close(s.ended) }) }
+
+// task finds a container.
+func (s *Server) task(id string) (*task, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	t := s.containers[id]
+	if t == nil {
+		return nil, fmt.Errorf("container %q: %w", id, errdefs.ErrNotFound)
+	}
+	return t, nil
+}
+
+// process finds a container's main process, or one that Exec made.
+func (s *Server) process(id, execID string) (*task, *process, error) {
+	t, err := s.task(id)
+	if err != nil {
+		return nil, nil, err
+	}
+	if execID == "" {
+		return t, t.main, nil
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	p := t.execs[execID]
+	if p == nil {
+		return nil, nil, fmt.Errorf("process %q of container %q: %w", execID, id, errdefs.ErrNotFound)
+	}
+	return t, p, nil
+}
+
+func (s *Server) tasks() []*task {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	list := make([]*task, 0, len(s.containers))
+	for _, t := range s.containers {
+		list = append(list, t)
+	}
+	return list
+}
+
+func (s *Server) path(elem ...string) string {
+	return filepath.Join(append([]string{s.cfg.Dir}, elem...)...)
+}
+
+func checkID(what, id string) error {
+	if err := state.ValidID(id); err != nil {
+		return fmt.Errorf("%s: %w: %w", what, err, errdefs.ErrInvalidArgument)
+	}
+	return nil
+}
+
+func closeAll(files ...io.Closer) {
+	for _, f := range files {
+		f.Close()
+	}
+}

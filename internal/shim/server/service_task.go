@@ -1,0 +1,372 @@
+package server
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"syscall"
+
+	"github.com/containerd/containerd/api/events"
+	taskv3 "github.com/containerd/containerd/api/runtime/task/v3"
+	tasktypes "github.com/containerd/containerd/api/types/task"
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"google.golang.org/protobuf/types/known/anypb"
+	"google.golang.org/protobuf/types/known/emptypb"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/11f9778f/berth/internal/engine"
+	"github.com/11f9778f/berth/internal/shim/api"
+)
+
+// taskService is containerd.task.v3.Task.
+type taskService struct{ s *Server }
+
+var _ taskv3.TTRPCTaskService = taskService{}
+
+// Create makes a container from a bundle.
+func (v taskService) Create(ctx context.Context, r *taskv3.CreateTaskRequest) (*taskv3.CreateTaskResponse, error) {
+	if r.Checkpoint != "" {
+		return nil, fmt.Errorf("create container %s from a checkpoint: this shim can't restore checkpoints: %w", r.ID, errdefs.ErrNotImplemented)
+	}
+	if err := checkID("container", r.ID); err != nil {
+		return nil, err
+	}
+	if !filepath.IsAbs(r.Bundle) {
+		return nil, fmt.Errorf("create container %s: bundle %q is no absolute path: %w", r.ID, r.Bundle, errdefs.ErrInvalidArgument)
+	}
+	rec := record{ID: r.ID, Bundle: r.Bundle, Stdio: stdioSpec{Terminal: r.Terminal, Stdin: r.Stdin, Stdout: r.Stdout, Stderr: r.Stderr}}
+	if err := rec.Stdio.check(true); err != nil {
+		return nil, fmt.Errorf("create container %s: %w", r.ID, err)
+	}
+	if r.Options != nil && r.Options.MessageIs((*api.CreateOptions)(nil)) {
+		var o api.CreateOptions
+		if err := r.Options.UnmarshalTo(&o); err != nil {
+			return nil, fmt.Errorf("create container %s: options: %w: %w", r.ID, err, errdefs.ErrInvalidArgument)
+		}
+		rec.SandboxID, rec.Stdio.StdinOnce = o.SandboxId, o.StdinOnce
+	}
+	var rootfs []engine.Mount
+	for _, m := range r.Rootfs {
+		rootfs = append(rootfs, engine.Mount{Type: m.Type, Source: m.Source, Options: m.Options})
+	}
+	t, err := v.s.create(ctx, rec, rootfs)
+	if err != nil {
+		return nil, err
+	}
+	pid := uint32(t.main.p.Pid())
+	v.s.tell("/tasks/create", &events.TaskCreate{
+		ContainerID: r.ID, Bundle: r.Bundle, Rootfs: r.Rootfs, Pid: pid,
+		IO: &events.TaskIO{Stdin: r.Stdin, Stdout: r.Stdout, Stderr: r.Stderr, Terminal: r.Terminal},
+	})
+	return &taskv3.CreateTaskResponse{Pid: pid}, nil
+}
+
+// Start lets a created container, or a process that Exec prepared, run.
+func (v taskService) Start(ctx context.Context, r *taskv3.StartRequest) (*taskv3.StartResponse, error) {
+	t, p, err := v.s.process(r.ID, r.ExecID)
+	if err != nil {
+		return nil, err
+	}
+	if r.ExecID == "" {
+		err = t.start(ctx)
+	} else {
+		err = p.startExec(ctx)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &taskv3.StartResponse{Pid: uint32(p.p.Pid())}, nil
+}
+
+// Delete forgets a container or process that has ended.
+func (v taskService) Delete(ctx context.Context, r *taskv3.DeleteRequest) (*taskv3.DeleteResponse, error) {
+	t, p, err := v.s.process(r.ID, r.ExecID)
+	if err != nil {
+		return nil, err
+	}
+	var st engine.ExitStatus
+	if r.ExecID != "" {
+		st, err = p.deleteExec()
+	} else {
+		var ended *engine.ExitStatus
+		if ended, err = t.delete(ctx); err == nil {
+			st = *ended
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	resp := &taskv3.DeleteResponse{ExitStatus: uint32(st.Code), ExitedAt: timestamppb.New(st.At)}
+	if p.p != nil {
+		resp.Pid = uint32(p.p.Pid())
+	}
+	if r.ExecID == "" {
+		v.s.tell("/tasks/delete", &events.TaskDelete{ContainerID: r.ID, Pid: resp.Pid, ExitStatus: resp.ExitStatus, ExitedAt: resp.ExitedAt})
+	}
+	return resp, nil
+}
+
+// Exec prepares another process in a container.
+func (v taskService) Exec(ctx context.Context, r *taskv3.ExecProcessRequest) (*emptypb.Empty, error) {
+	t, err := v.s.task(r.ID)
+	if err != nil {
+		return nil, err
+	}
+	if err := checkID("process", r.ExecID); err != nil {
+		return nil, err
+	}
+	want := stdioSpec{Terminal: r.Terminal, Stdin: r.Stdin, Stdout: r.Stdout, Stderr: r.Stderr}
+	if err := want.check(false); err != nil {
+		return nil, fmt.Errorf("exec %s: %w", r.ExecID, err)
+	}
+	spec, err := parseProcess(r.Spec.GetValue())
+	if err != nil {
+		return nil, fmt.Errorf("exec %s: %w", r.ExecID, err)
+	}
+	spec.Terminal = r.Terminal
+	if err := t.addExec(r.ExecID, spec, want); err != nil {
+		return nil, err
+	}
+	v.s.tell("/tasks/exec-added", &events.TaskExecAdded{ContainerID: r.ID, ExecID: r.ExecID})
+	return &emptypb.Empty{}, nil
+}
+
+// Kill sends a signal to a process, or to all of a container.
+func (v taskService) Kill(ctx context.Context, r *taskv3.KillRequest) (*emptypb.Empty, error) {
+	t, p, err := v.s.process(r.ID, r.ExecID)
+	if err != nil {
+		return nil, err
+	}
+	c, err := t.made()
+	if err != nil {
+		return nil, err
+	}
+	sig := syscall.Signal(r.Signal)
+	switch {
+	case r.ExecID == "" && r.All && sig == syscall.SIGKILL:
+		err = c.Kill(ctx)
+	case r.ExecID == "" && r.All:
+		err = signalAll(c, sig)
+	case p.p == nil:
+		err = fmt.Errorf("kill process %s: it was not started: %w", r.ExecID, errdefs.ErrFailedPrecondition)
+	default:
+		if err = p.p.Signal(sig); errors.Is(err, os.ErrProcessDone) {
+			err = fmt.Errorf("kill %s%s: the process has ended: %w", r.ID, r.ExecID, errdefs.ErrNotFound)
+		}
+	}
+	return &emptypb.Empty{}, err
+}
+
+func signalAll(c Container, sig syscall.Signal) error {
+	pids, err := c.Pids()
+	if err != nil {
+		return err
+	}
+	for _, pid := range pids {
+		if err := syscall.Kill(pid, sig); err != nil && !errors.Is(err, syscall.ESRCH) {
+			return fmt.Errorf("signal process %d: %w", pid, err)
+		}
+	}
+	return nil
+}
+
+// Wait answers when the process has ended.
+func (v taskService) Wait(ctx context.Context, r *taskv3.WaitRequest) (*taskv3.WaitResponse, error) {
+	_, p, err := v.s.process(r.ID, r.ExecID)
+	if err != nil {
+		return nil, err
+	}
+	st, err := p.wait(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return &taskv3.WaitResponse{ExitStatus: uint32(st.Code), ExitedAt: timestamppb.New(st.At)}, nil
+}
+
+// State tells what a process does.
+func (v taskService) State(ctx context.Context, r *taskv3.StateRequest) (*taskv3.StateResponse, error) {
+	t, p, err := v.s.process(r.ID, r.ExecID)
+	if err != nil {
+		return nil, err
+	}
+	rec := t.snapshot()
+	want := rec.Stdio
+	if r.ExecID != "" {
+		want = p.want
+	}
+	resp := &taskv3.StateResponse{
+		ID: r.ID, ExecID: r.ExecID, Bundle: rec.Bundle, Terminal: want.Terminal,
+		Stdin: want.Stdin, Stdout: want.Stdout, Stderr: want.Stderr, Status: t.status(p),
+	}
+	t.mu.Lock()
+	if p.p != nil {
+		resp.Pid = uint32(p.p.Pid())
+	}
+	t.mu.Unlock()
+	if st, ok := p.exited(); ok {
+		resp.ExitStatus, resp.ExitedAt = uint32(st.Code), timestamppb.New(st.At)
+	}
+	return resp, nil
+}
+
+// status is what a process does.
+func (t *task) status(p *process) tasktypes.Status {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	_, ended := p.exited()
+	switch {
+	case ended:
+		return tasktypes.Status_STOPPED
+	case p.p == nil, p.execID == "" && !t.rec.Engine.Started:
+		return tasktypes.Status_CREATED
+	case t.rec.Engine.Paused:
+		return tasktypes.Status_PAUSED
+	}
+	return tasktypes.Status_RUNNING
+}
+
+// Pids lists a container's processes.
+func (v taskService) Pids(ctx context.Context, r *taskv3.PidsRequest) (*taskv3.PidsResponse, error) {
+	c, err := v.container(r.ID)
+	if err != nil {
+		return nil, err
+	}
+	pids, err := c.Pids()
+	if err != nil {
+		return nil, err
+	}
+	resp := &taskv3.PidsResponse{}
+	for _, pid := range pids {
+		resp.Processes = append(resp.Processes, &tasktypes.ProcessInfo{Pid: uint32(pid)})
+	}
+	return resp, nil
+}
+
+func (v taskService) container(id string) (Container, error) {
+	t, err := v.s.task(id)
+	if err != nil {
+		return nil, err
+	}
+	return t.made()
+}
+
+// Pause stops a container's processes.
+func (v taskService) Pause(ctx context.Context, r *taskv3.PauseRequest) (*emptypb.Empty, error) {
+	return v.freeze(ctx, r.ID, true)
+}
+
+// Resume lets them run again.
+func (v taskService) Resume(ctx context.Context, r *taskv3.ResumeRequest) (*emptypb.Empty, error) {
+	return v.freeze(ctx, r.ID, false)
+}
+
+func (v taskService) freeze(ctx context.Context, id string, pause bool) (*emptypb.Empty, error) {
+	t, err := v.s.task(id)
+	if err != nil {
+		return nil, err
+	}
+	t.op.Lock()
+	defer t.op.Unlock()
+	c, err := t.live()
+	if err != nil {
+		return nil, err
+	}
+	if pause {
+		err = c.Pause(ctx)
+	} else {
+		err = c.Resume(ctx)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if pause {
+		v.s.events.publish("/tasks/paused", &events.TaskPaused{ContainerID: id})
+	} else {
+		v.s.events.publish("/tasks/resumed", &events.TaskResumed{ContainerID: id})
+	}
+	return &emptypb.Empty{}, t.setPaused(pause)
+}
+
+// Checkpoint is not possible yet.
+func (v taskService) Checkpoint(ctx context.Context, r *taskv3.CheckpointTaskRequest) (*emptypb.Empty, error) {
+	return nil, fmt.Errorf("checkpoint container %s: this shim can't take checkpoints: %w", r.ID, errdefs.ErrNotImplemented)
+}
+
+// ResizePty sets the size of a process's terminal.
+func (v taskService) ResizePty(ctx context.Context, r *taskv3.ResizePtyRequest) (*emptypb.Empty, error) {
+	_, p, err := v.s.process(r.ID, r.ExecID)
+	if err != nil {
+		return nil, err
+	}
+	return &emptypb.Empty{}, p.resize(uint16(min(r.Width, 1<<16-1)), uint16(min(r.Height, 1<<16-1)))
+}
+
+// CloseIO ends a process's input.
+func (v taskService) CloseIO(ctx context.Context, r *taskv3.CloseIORequest) (*emptypb.Empty, error) {
+	_, p, err := v.s.process(r.ID, r.ExecID)
+	if err != nil {
+		return nil, err
+	}
+	if r.Stdin {
+		p.closeInput()
+	}
+	return &emptypb.Empty{}, nil
+}
+
+// Update changes a container's limits.
+func (v taskService) Update(ctx context.Context, r *taskv3.UpdateTaskRequest) (*emptypb.Empty, error) {
+	c, err := v.container(r.ID)
+	if err != nil {
+		return nil, err
+	}
+	var res specs.LinuxResources
+	if err := json.Unmarshal(r.Resources.GetValue(), &res); err != nil {
+		return nil, fmt.Errorf("update container %s: resources: %w: %w", r.ID, err, errdefs.ErrInvalidArgument)
+	}
+	return &emptypb.Empty{}, c.Update(ctx, &res)
+}
+
+// Stats answers a berth.shim.v1.ContainerStats.
+func (v taskService) Stats(ctx context.Context, r *taskv3.StatsRequest) (*taskv3.StatsResponse, error) {
+	c, err := v.container(r.ID)
+	if err != nil {
+		return nil, err
+	}
+	st, err := c.Stats()
+	if err != nil {
+		return nil, err
+	}
+	a, err := anypb.New(statsMessage(r.ID, st))
+	return &taskv3.StatsResponse{Stats: a}, err
+}
+
+// Connect tells the pids of the shim and of a container.
+func (v taskService) Connect(ctx context.Context, r *taskv3.ConnectRequest) (*taskv3.ConnectResponse, error) {
+	resp := &taskv3.ConnectResponse{ShimPid: uint32(os.Getpid()), Version: "berth.shim.v1"}
+	if t, err := v.s.task(r.ID); err == nil {
+		if c, err := t.made(); err == nil {
+			resp.TaskPid = uint32(c.Init().Pid())
+		}
+	}
+	return resp, nil
+}
+
+// Shutdown ends the shim if it keeps nothing any more (with now, in any case; containers run on). That it keeps
+// something is no error for containerd, which asks after each container; Berth's daemon is told.
+func (v taskService) Shutdown(ctx context.Context, r *taskv3.ShutdownRequest) (*emptypb.Empty, error) {
+	v.s.mu.Lock()
+	defer v.s.mu.Unlock()
+	if n := len(v.s.containers) + len(v.s.sandboxes); n > 0 && !r.Now {
+		if v.s.cfg.Managed {
+			return nil, fmt.Errorf("shut down shim %s: it keeps %d sandboxes and containers: %w", v.s.cfg.Group, n, errdefs.ErrFailedPrecondition)
+		}
+		return &emptypb.Empty{}, nil
+	}
+	v.s.closing = true
+	v.s.end()
+	return &emptypb.Empty{}, nil
+}
