@@ -284,7 +284,7 @@ func (f fakeShim) ExecSync(_ context.Context, r ExecSyncRequest) (ExecResult, er
 func (f fakeShim) Exec(context.Context, string, string, string, *specs.Process, Streams) (int, error) {
 	return 3, nil
 }
-func (f fakeShim) Attach(context.Context, string, Streams) error   { return nil }
+func (f fakeShim) Attach(context.Context, string, Streams) error  { return nil }
 func (f fakeShim) ReopenLog(ctx context.Context, id string) error { return f.w.touch(ctx, "reopen") }
 
 // Kernel
@@ -294,7 +294,7 @@ type fakeKernel struct{ w *world }
 func (f fakeKernel) CreateCgroup(ctx context.Context, p string, _ *Resources) error {
 	return f.w.make(ctx, "cgroup", p, nil)
 }
-func (f fakeKernel) CgroupExists(p string) bool                            { return f.w.has("cgroup", p) }
+func (f fakeKernel) CgroupExists(p string) bool                             { return f.w.has("cgroup", p) }
 func (f fakeKernel) UpdateCgroup(context.Context, string, *Resources) error { return nil }
 
 func (f fakeKernel) RemoveCgroup(ctx context.Context, p string) error {
