@@ -134,6 +134,10 @@ func (m *Manager) configure(ctx context.Context, e book.Entry, ns *os.File) erro
 	if err := c.ConfigurePod(podInterface, e.Addresses, entryGateways(e)); err != nil {
 		return err
 	}
+	err = m.onHost(func(c *rtnl.Conn) error { return c.Settle(m.cfg.hostLink(e.Owner), m.cfg.Bridge) })
+	if err != nil {
+		return err
+	}
 	return failpoint.Here("network/address/after")
 }
 

@@ -148,10 +148,14 @@ func (m *Manager) tuneBridge() error {
 	if err := os.WriteFile(file, []byte("1"), 0); err != nil {
 		return fmt.Errorf("let host ports answer on loopback: %w", err)
 	}
-	// A pod's router advertisements are not for the host.
-	err := os.WriteFile("/proc/sys/net/ipv6/conf/"+m.cfg.Bridge+"/accept_ra", []byte("0"), 0)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) { // a kernel without IPv6
-		return err
+	for _, name := range []string{
+		"accept_ra",  // a pod's router advertisements are not for the host
+		"accept_dad", // the bridge is alone with its addresses, and asks for neighbours from its first pod on
+	} {
+		err := os.WriteFile("/proc/sys/net/ipv6/conf/"+m.cfg.Bridge+"/"+name, []byte("0"), 0)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) { // a kernel without IPv6
+			return err
+		}
 	}
 	return nil
 }

@@ -126,7 +126,7 @@ func (h *host) cleanUp() {
 		h.Error(err)
 	}
 	for _, l := range links {
-		if l.Name == h.Manager.cfg.Bridge || strings.Contains(l.Alias, "/") {
+		if l.Name == h.Manager.cfg.Bridge || strings.HasPrefix(l.Alias, h.Manager.cfg.Bridge+"/") {
 			h.Errorf("link %s %q is left", l.Name, l.Alias)
 		}
 	}
@@ -189,25 +189,29 @@ func (h *host) try(id string, f func() error) error {
 	return sys.InNetNS(ns, f)
 }
 
-// serve answers in a namespace on addr with "NAME saw ADDRESS OF CLIENT".
-func (h *host) serve(id, network, addr, name string) {
+// serve answers in a namespace on addr with "NAME saw ADDRESS OF CLIENT", until the test ends or stop is called.
+func (h *host) serve(id, network, addr, name string) (stop func()) {
 	h.Helper()
+	var c io.Closer
 	h.in(id, func() error {
 		if strings.HasPrefix(network, "udp") {
-			c, err := net.ListenPacket(network, addr)
+			p, err := net.ListenPacket(network, addr)
 			if err == nil {
-				h.Cleanup(func() { c.Close() })
-				go answerPackets(c, name)
+				c = p
+				go answerPackets(p, name)
 			}
 			return err
 		}
 		l, err := net.Listen(network, addr)
 		if err == nil {
-			h.Cleanup(func() { l.Close() })
+			c = l
 			go answerStreams(l, name)
 		}
 		return err
 	})
+	stop = func() { c.Close() }
+	h.Cleanup(stop)
+	return stop
 }
 
 func answerPackets(c net.PacketConn, name string) {

@@ -40,17 +40,17 @@ type Manager struct {
 // run directory.
 func Open(cfg Config) (*Manager, error) {
 	m, err := open(cfg)
-	if err != nil {
+	if err != nil { // m is closed already
 		return nil, fmt.Errorf("open network: %w", err)
 	}
 	return m, nil
 }
 
-func open(cfg Config) (m *Manager, err error) {
+func open(cfg Config) (_ *Manager, err error) {
 	if cfg, err = cfg.withDefaults(); err != nil {
 		return nil, err
 	}
-	m = &Manager{log: cfg.Logger, pins: netns.Dir(filepath.Join(cfg.RunDir, "netns")), routes: make(chan *rtnl.Conn, 4)}
+	m := &Manager{log: cfg.Logger, pins: netns.Dir(filepath.Join(cfg.RunDir, "netns")), routes: make(chan *rtnl.Conn, 4)}
 	defer func() {
 		if err != nil {
 			m.closeFiles()
@@ -81,7 +81,8 @@ func open(cfg Config) (m *Manager, err error) {
 	if m.book, err = book.Open(folder, bootID(), m.cfg.Subnets, m.log); err != nil {
 		return nil, err
 	}
-	return m, m.resume()
+	err = m.resume()
+	return m, err
 }
 
 // resume brings back what the living need and removes what the dead left.
@@ -180,6 +181,9 @@ func (m *Manager) removeShared() error {
 
 func (m *Manager) closeFiles() {
 	m.holds.closeAll()
+	if m.table != nil {
+		m.table.Close()
+	}
 	for {
 		select {
 		case c := <-m.routes:

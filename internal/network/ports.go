@@ -41,6 +41,8 @@ func normalize(in []PortMapping, subnets []netip.Prefix) ([]book.Port, error) {
 			return nil, fmt.Errorf("host port %d: no container port", p.HostPort)
 		case q.HostIP.Zone() != "":
 			return nil, fmt.Errorf("host port %d: host address %s: an address with a zone can not be published", p.HostPort, p.HostIP)
+		case q.HostIP == netip.IPv6Loopback():
+			return nil, fmt.Errorf("host port %d: the kernel routes nothing from ::1 to a pod: use hostIP 127.0.0.1", p.HostPort)
 		case q.HostIP.IsValid() && !slices.ContainsFunc(subnets, func(s netip.Prefix) bool { return s.Addr().Is4() == q.HostIP.Is4() }):
 			return nil, fmt.Errorf("host port %s: pods have no address of that family: configure a subnet for it", q)
 		}

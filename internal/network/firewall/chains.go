@@ -45,6 +45,8 @@ func (t *Table) addChains(c *nftables.Conn, subnets []netip.Prefix) {
 	prerouting := base("prerouting", nftables.ChainTypeNAT, nftables.ChainHookPrerouting, *nftables.ChainPriorityNATDest)
 	rule(prerouting, toLocal(), jump)
 	output := base("output", nftables.ChainTypeNAT, nftables.ChainHookOutput, *nftables.ChainPriorityNATDest)
+	// The kernel routes no answer back to ::1. Clients that try it are refused at once, and go on to 127.0.0.1.
+	rule(output, to(netip.MustParsePrefix("::1/128")), []expr.Any{&expr.Verdict{Kind: expr.VerdictReturn}})
 	rule(output, toLocal(), jump)
 
 	postrouting := base("postrouting", nftables.ChainTypeNAT, nftables.ChainHookPostrouting, *nftables.ChainPriorityNATSource)
@@ -55,10 +57,8 @@ func (t *Table) addChains(c *nftables.Conn, subnets []netip.Prefix) {
 		// A pod that came by a host port must answer by the host, also to its neighbours and to itself.
 		rule(postrouting, from(s), iface(expr.MetaKeyOIFNAME, t.bridge, expr.CmpOpEq), translated(), masquerade)
 	}
-	// The host's own processes come from 127.0.0.1 or ::1, which mean something else in the pod.
-	for _, s := range []netip.Prefix{netip.MustParsePrefix(loopbackPrefix), netip.MustParsePrefix("::1/128")} {
-		rule(postrouting, from(s), iface(expr.MetaKeyOIFNAME, t.bridge, expr.CmpOpEq), masquerade)
-	}
+	// The host's own processes come from 127.0.0.1, which means something else in the pod.
+	rule(postrouting, from(netip.MustParsePrefix(loopbackPrefix)), iface(expr.MetaKeyOIFNAME, t.bridge, expr.CmpOpEq), masquerade)
 
 	// The bridge has route_localnet, for the answers to the host's own processes. Without this rule it would
 	// also let pods reach what listens on the host's 127.0.0.1 (CVE-2020-8558).

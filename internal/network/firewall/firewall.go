@@ -34,9 +34,6 @@ import (
 var ErrNotSupported = errors.New("the kernel has no nf_tables with NAT (CONFIG_NF_TABLES_INET, CONFIG_NFT_NAT, CONFIG_NFT_MASQ, CONFIG_NFT_FIB_INET): " +
 	"load the module nf_tables, or run the pod without host ports")
 
-// errMissing says that the table or an element of it is not there.
-var errMissing = errors.New("not in the table")
-
 // Forward is one host port.
 type Forward struct {
 	// Protocol is "tcp", "udp" or "sctp".
@@ -53,7 +50,9 @@ type Table struct {
 	name, bridge string
 	ns           *os.File
 
-	mu sync.Mutex // one transaction at a time
+	mu   sync.Mutex // one transaction at a time
+	conn *nftables.Conn
+	sock *netlink.Conn // conn's socket
 }
 
 // New returns the table called name for a bridge in the network namespace ns, nil for the process's own. It
@@ -64,31 +63,68 @@ func (t *Table) table() *nftables.Table {
 	return &nftables.Table{Name: t.name, Family: nftables.TableFamilyINet}
 }
 
-// conn returns a connection for one transaction. It is not kept: after a failed one, answers may be left in it.
-func (t *Table) conn() (*nftables.Conn, error) {
-	deadline := func(c *netlink.Conn) error { return c.SetDeadline(time.Now().Add(10 * time.Second)) }
-	opts := []nftables.ConnOption{nftables.WithSockOptions(deadline)}
+// timeLimit is for an answer that never comes.
+const timeLimit = 10 * time.Second
+
+// with runs f on the connection. It is kept open, because closing it after a removal waits for a grace period
+// of the kernel, some ten milliseconds; after an error it is not, because answers may be left in it.
+func (t *Table) with(what string, f func(c *nftables.Conn) error) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	err := t.dial()
+	if err == nil {
+		err = t.sock.SetDeadline(time.Now().Add(timeLimit))
+	}
+	if err == nil {
+		err = f(t.conn)
+	}
+	if err != nil {
+		t.hangUp()
+		return fmt.Errorf("%s in table %s: %w", what, t.name, err)
+	}
+	return nil
+}
+
+func (t *Table) dial() (err error) {
+	if t.conn != nil {
+		return nil
+	}
+	opts := []nftables.ConnOption{
+		nftables.AsLasting(),
+		nftables.WithSockOptions(func(c *netlink.Conn) error { t.sock = c; return nil }),
+	}
 	if t.ns != nil {
 		opts = append(opts, nftables.WithNetNSFd(int(t.ns.Fd())))
 	}
-	return nftables.New(opts...)
+	t.conn, err = nftables.New(opts...)
+	if err != nil {
+		t.conn, t.sock = nil, nil
+	}
+	return err
+}
+
+func (t *Table) hangUp() {
+	if t.conn != nil {
+		t.conn.CloseLasting()
+	}
+	t.conn, t.sock = nil, nil
+}
+
+// Close closes the connection to the kernel. The table stays.
+func (t *Table) Close() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.hangUp()
 }
 
 // transact sends what build asks for as one transaction.
 func (t *Table) transact(what string, build func(c *nftables.Conn) error) error {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	c, err := t.conn()
-	if err != nil {
-		return fmt.Errorf("%s in table %s: %w", what, t.name, err)
-	}
-	if err = build(c); err == nil {
-		err = c.Flush()
-	}
-	if err != nil {
-		return fmt.Errorf("%s in table %s: %w", what, t.name, err)
-	}
-	return nil
+	return t.with(what, func(c *nftables.Conn) error {
+		if err := build(c); err != nil {
+			return err
+		}
+		return c.Flush()
+	})
 }
 
 // Build makes the table, or replaces the one that is there, with masquerade for the subnets and the given
@@ -119,16 +155,16 @@ func unsupported(err error) error {
 
 // Exists reports whether the table is there. A kernel without nftables has none.
 func (t *Table) Exists() (bool, error) {
-	c, err := t.conn()
-	if err != nil {
-		return false, fmt.Errorf("look for table %s: %w", t.name, err)
-	}
-	tables, err := c.ListTablesOfFamily(nftables.TableFamilyINet)
+	var tables []*nftables.Table
+	err := t.with("look", func(c *nftables.Conn) (err error) {
+		tables, err = c.ListTablesOfFamily(nftables.TableFamilyINet)
+		return err
+	})
 	if err != nil {
 		if errors.Is(unsupported(err), ErrNotSupported) {
 			return false, nil
 		}
-		return false, fmt.Errorf("look for table %s: %w", t.name, err)
+		return false, err
 	}
 	for _, have := range tables {
 		if have.Name == t.name {
@@ -148,4 +184,4 @@ func (t *Table) Delete() error {
 }
 
 // IsMissing reports whether err says that the table, or what was to be removed from it, is not there.
-func IsMissing(err error) bool { return errors.Is(err, syscall.ENOENT) || errors.Is(err, errMissing) }
+func IsMissing(err error) bool { return errors.Is(err, syscall.ENOENT) }

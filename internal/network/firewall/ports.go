@@ -173,10 +173,9 @@ func (t *Table) elements(ports []Forward, do func(*nftables.Set, []nftables.SetE
 // Remove closes host ports. Those that are not open are success, and so is a missing table.
 func (t *Table) Remove(ports []Forward) error {
 	remove := func(ports []Forward) error {
-		err := t.transact("close host ports", func(c *nftables.Conn) error {
+		return t.transact("close host ports", func(c *nftables.Conn) error {
 			return t.elements(ports, c.SetDeleteElements)
 		})
-		return err
 	}
 	err := remove(ports)
 	if !IsMissing(err) || len(ports) == 1 {
@@ -203,18 +202,18 @@ func (t *Table) List() ([]Forward, error) {
 	if !ok {
 		return nil, err
 	}
-	c, err := t.conn()
-	if err != nil {
-		return nil, fmt.Errorf("list table %s: %w", t.name, err)
-	}
 	var out []Forward
 	for _, name := range mapNames {
-		elements, err := c.GetSetElements(t.portMap(name))
+		var elements []nftables.SetElement
+		err := t.with("list map "+name, func(c *nftables.Conn) (err error) {
+			elements, err = c.GetSetElements(t.portMap(name))
+			return err
+		})
 		if IsMissing(err) {
 			continue
 		}
 		if err != nil {
-			return nil, fmt.Errorf("list map %s of table %s: %w", name, t.name, err)
+			return nil, err
 		}
 		for _, e := range elements {
 			if f, ok := decode(name, e); ok {

@@ -14,6 +14,8 @@ const (
 	iflaIfAlias     = 20
 	iflaAfSpec      = 26
 	iflaNetNSFD     = 28
+	iflaExtMask     = 29
+	skipStats       = 8 // RTEXT_FILTER_SKIP_STATS
 	iflaNumTxQueues = 31
 	iflaNumRxQueues = 32
 	inet6AddrGen    = 8 // IFLA_INET6_ADDR_GEN_MODE
@@ -122,14 +124,29 @@ func (c *Conn) ForgetPod(name string, addrs []netip.Prefix) error {
 
 // Index returns the index of a link. IsMissing is true of the error where there is none of that name.
 func (c *Conn) Index(name string) (int, error) {
-	req := nl.NewNetlinkRequest(syscall.RTM_GETLINK, 0)
-	req.AddData(nl.NewIfInfomsg(syscall.AF_UNSPEC))
-	add(req, syscall.IFLA_IFNAME, nl.ZeroTerminated(name))
-	m := message{what: "find link " + name, req: req}
-	if err := c.do(m); err != nil {
+	if err := c.do(getLink(name)); err != nil {
 		return 0, err
 	}
 	return c.found, nil
+}
+
+func getLink(name string) message {
+	req := nl.NewNetlinkRequest(syscall.RTM_GETLINK, 0)
+	req.AddData(nl.NewIfInfomsg(syscall.AF_UNSPEC))
+	add(req, syscall.IFLA_IFNAME, nl.ZeroTerminated(name))
+	add(req, iflaExtMask, nl.Uint32Attr(skipStats))
+	return message{what: "find link " + name, req: req}
+}
+
+// Settle makes the kernel act at once on the carrier that the links, in this order, have just got. Otherwise
+// it does so when its link watch comes round, once a second, and until then sends nothing by a bridge that
+// has got its first port. The kernel does it for whoever asks for the link (6.8 and later).
+func (c *Conn) Settle(names ...string) error {
+	var msgs []message
+	for _, n := range names {
+		msgs = append(msgs, getLink(n))
+	}
+	return c.do(msgs...)
 }
 
 // LinkUp brings the link with the given index up. Index 1 is lo.
