@@ -1,0 +1,173 @@
+// Package launch starts a shim process and is what that process reads first. Both starters use it: the daemon's shim
+// client, and the `start` command by which a stock containerd starts the shim.
+//
+// A shim is started detached: its own session, no terminal, no death with its parent, its own log file. It reads one
+// Boot from standard input, gets descriptors of a dead predecessor from number 3 on, and writes one Ready to standard
+// output when it answers on its socket.
+package launch
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/11f9778f/berth/internal/sys"
+)
+
+// LogFile is the name of the shim's own log in a group's directory.
+const LogFile = "shim.log"
+
+// maxBoot bounds what a shim reads from standard input.
+const maxBoot = 1 << 20
+
+// Boot is what a shim must know.
+type Boot struct {
+	Dir        string `json:"dir"`
+	Group      string `json:"group"`
+	Generation uint32 `json:"generation"`
+	Namespace  string `json:"namespace"`
+	// EventsAddress is the daemon's ttrpc socket.
+	EventsAddress string `json:"eventsAddress,omitempty"`
+	Managed       bool   `json:"managed,omitempty"`
+	// Files names the inherited descriptors, from 3 on.
+	Files []string `json:"files,omitempty"`
+}
+
+// Ready is the shim's answer.
+type Ready struct {
+	Pid int `json:"pid"`
+	// Error says why the shim could not begin.
+	Error string `json:"error,omitempty"`
+}
+
+// Start starts the shim at binary, in the group's directory b.Dir, and waits until it is ready or ctx ends. files are
+// closed. The process is a child of this one: the caller waits for it with Cmd.Wait once it has ended.
+func Start(ctx context.Context, binary string, b Boot, files map[string]*sys.Held) (*exec.Cmd, error) {
+	cmd := exec.Command(binary, "-namespace", b.Namespace, "-id", b.Group, "serve")
+	defer func() {
+		for _, f := range cmd.ExtraFiles {
+			f.Close()
+		}
+	}()
+	b.Files = nil
+	for name, held := range files {
+		b.Files = append(b.Files, name)
+		cmd.ExtraFiles = append(cmd.ExtraFiles, held.File(name))
+	}
+	boot, err := json.Marshal(b)
+	if err != nil {
+		return nil, fmt.Errorf("start shim: %w", err)
+	}
+	logFile, err := os.OpenFile(filepath.Join(b.Dir, LogFile), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("start shim: %w", err)
+	}
+	defer logFile.Close()
+	out, stdout, err := os.Pipe()
+	if err != nil {
+		return nil, fmt.Errorf("start shim: %w", err)
+	}
+	defer out.Close()
+	cmd.Dir = "/"
+	cmd.Env = environment()
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(boot), stdout, logFile
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	err = cmd.Start()
+	stdout.Close()
+	if err != nil {
+		return nil, fmt.Errorf("start shim %s: %w", binary, err)
+	}
+	if err := awaitReady(ctx, out); err != nil {
+		cmd.Process.Kill()
+		cmd.Wait()
+		return nil, fmt.Errorf("start shim %s: %w (see %s)", binary, err, logFile.Name())
+	}
+	return cmd, nil
+}
+
+// environment is what a shim needs of ours. A container's environment comes from its spec alone, but less is safer.
+func environment() []string {
+	return slices.DeleteFunc(os.Environ(), func(kv string) bool {
+		for _, keep := range []string{"PATH=", "BERTH_", "GODEBUG=", "GOTRACEBACK=", "GOCOVERDIR="} {
+			if strings.HasPrefix(kv, keep) {
+				return false
+			}
+		}
+		return true
+	})
+}
+
+func awaitReady(ctx context.Context, out *os.File) error {
+	deadline := time.Now().Add(15 * time.Second)
+	if d, ok := ctx.Deadline(); ok && d.Before(deadline) {
+		deadline = d
+	}
+	out.SetReadDeadline(deadline)
+	stop := context.AfterFunc(ctx, func() { out.SetReadDeadline(time.Now()) })
+	defer stop()
+	b, err := io.ReadAll(io.LimitReader(out, 64<<10))
+	if err != nil {
+		return fmt.Errorf("it does not get ready: %w", err)
+	}
+	var r Ready
+	if err := json.Unmarshal(b, &r); err != nil {
+		return fmt.Errorf("it ended before it was ready (it said %q)", b)
+	}
+	if r.Error != "" {
+		return fmt.Errorf("%s", r.Error)
+	}
+	return nil
+}
+
+// ReadBoot is the shim's side: it reads the Boot and takes the inherited descriptors.
+func ReadBoot(in io.Reader) (Boot, map[string]*os.File, error) {
+	var b Boot
+	raw, err := io.ReadAll(io.LimitReader(in, maxBoot+1))
+	if err == nil {
+		b, err = ParseBoot(raw)
+	}
+	if err != nil {
+		return b, nil, fmt.Errorf("read boot parameters: %w", err)
+	}
+	files := map[string]*os.File{}
+	for i, name := range b.Files {
+		files[name] = os.NewFile(uintptr(3+i), name)
+	}
+	return b, files, nil
+}
+
+// ParseBoot reads a Boot from JSON.
+func ParseBoot(raw []byte) (Boot, error) {
+	var b Boot
+	if len(raw) > maxBoot {
+		return b, fmt.Errorf("longer than %d bytes", maxBoot)
+	}
+	if err := json.Unmarshal(raw, &b); err != nil {
+		return b, err
+	}
+	if !filepath.IsAbs(b.Dir) || b.Group == "" {
+		return b, fmt.Errorf("dir %q and group %q: both are needed", b.Dir, b.Group)
+	}
+	return b, nil
+}
+
+// SayReady tells the starter that the shim answers, or why it does not, and ends standard output.
+func SayReady(out *os.File, err error) {
+	r := Ready{Pid: os.Getpid()}
+	if err != nil {
+		r.Error = err.Error()
+	}
+	if b, err := json.Marshal(r); err == nil {
+		out.Write(b)
+	}
+	out.Close()
+}
