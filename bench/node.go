@@ -1,0 +1,140 @@
+package main
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"syscall"
+	"time"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/google/go-containerregistry/pkg/v1/empty"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/tarball"
+)
+
+// imageName is what the benchmark's own image is called.
+const imageName = "berth.local/bench:latest"
+
+// node is a berth node of the benchmark's own.
+type node struct {
+	dir   string
+	berth string
+	cmd   *exec.Cmd
+	log   *os.File
+}
+
+// startNode starts a node in a temporary folder and gives it the image.
+func startNode(ctx context.Context, berth string) (_ *node, err error) {
+	abs, err := filepath.Abs(berth)
+	if err != nil {
+		return nil, err
+	}
+	dir, err := os.MkdirTemp("", "bb-")
+	if err != nil {
+		return nil, err
+	}
+	n := &node{dir: dir, berth: abs}
+	defer func() {
+		if err != nil {
+			n.stop()
+		}
+	}()
+	if n.log, err = os.Create(filepath.Join(dir, "log")); err != nil {
+		return nil, err
+	}
+	n.cmd = n.command(context.Background(), "node")
+	n.cmd.Stderr = n.log
+	n.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // Ctrl-C is for the benchmark, which stops the node itself
+	if err := n.cmd.Start(); err != nil {
+		return nil, err
+	}
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		if conn, err := net.Dial("unix", filepath.Join(dir, "run", "cri.sock")); err == nil {
+			conn.Close()
+			break
+		}
+		if time.Now().After(deadline) {
+			b, _ := os.ReadFile(n.log.Name())
+			return nil, fmt.Errorf("the node does not answer:\n%s", b)
+		}
+	}
+	archive := filepath.Join(dir, "image.tar")
+	if err := buildImage(ctx, archive); err != nil {
+		return nil, err
+	}
+	if out, err := n.command(ctx, "image", "import", archive).CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("import the image: %w\n%s", err, out)
+	}
+	return n, nil
+}
+
+func (n *node) command(ctx context.Context, args ...string) *exec.Cmd {
+	return exec.CommandContext(ctx, n.berth, append([]string{"--root", filepath.Join(n.dir, "root"), "--run", filepath.Join(n.dir, "run")}, args...)...)
+}
+
+func (n *node) endpoint() string { return "unix://" + filepath.Join(n.dir, "run", "cri.sock") }
+
+// stop ends the node and removes its folder.
+func (n *node) stop() {
+	if n.cmd != nil && n.cmd.Process != nil {
+		n.cmd.Process.Signal(syscall.SIGTERM)
+		n.cmd.Wait()
+	}
+	if n.log != nil {
+		n.log.Close()
+	}
+	os.RemoveAll(n.dir)
+}
+
+// buildImage compiles bench/block and writes an archive of an image with nothing else in it.
+func buildImage(ctx context.Context, archive string) error {
+	bin := archive + ".block"
+	build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags=-s -w", "-o", bin, "./bench/block")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		return fmt.Errorf("build bench/block: %w\n%s", err, out)
+	}
+	body, err := os.ReadFile(bin)
+	if err != nil {
+		return err
+	}
+	var buf bytes.Buffer
+	tw := tar.NewWriter(&buf)
+	err = tw.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: "block", Mode: 0o755, Size: int64(len(body))})
+	_, werr := tw.Write(body)
+	if err = errors.Join(err, werr, tw.Close()); err != nil {
+		return err
+	}
+	layer, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(buf.Bytes())), nil })
+	if err != nil {
+		return err
+	}
+	img, err := mutate.AppendLayers(empty.Image, layer)
+	if err != nil {
+		return err
+	}
+	cfg, err := img.ConfigFile()
+	if err != nil {
+		return err
+	}
+	cfg = cfg.DeepCopy()
+	cfg.OS, cfg.Architecture = "linux", runtime.GOARCH
+	cfg.Config.Cmd = []string{"/block"}
+	if img, err = mutate.ConfigFile(img, cfg); err != nil {
+		return err
+	}
+	tag, err := name.NewTag(imageName)
+	if err != nil {
+		return err
+	}
+	return tarball.WriteToFile(archive, tag, img)
+}
