@@ -245,7 +245,7 @@ func (w *layerWork) unpack(ctx context.Context) error {
 	if got != w.l.DiffID {
 		return fmt.Errorf("%w: layer %s unpacks to %s, its image's configuration says %s; do not use this image", ErrCorrupt, w.l.Blob.Digest, got, w.l.DiffID)
 	}
-	w.rec = &layerRec{usage: Usage{Bytes: stats.DiskBytes, Inodes: stats.Entries + 1}}
+	w.rec = &layerRec{usage: Usage{Bytes: stats.DiskBytes, Inodes: stats.Inodes}}
 	b, err := json.Marshal(layerFile{DiffID: got, Bytes: w.rec.usage.Bytes, Inodes: w.rec.usage.Inodes, Boot: w.s.boot})
 	if err != nil {
 		return err

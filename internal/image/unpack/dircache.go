@@ -20,6 +20,7 @@ type dirTime struct {
 // replaces something calls clear.
 type dirCache struct {
 	root *sys.Folder
+	made *int64 // counts the directories made
 	dirs map[string]*sys.Folder
 }
 
@@ -74,6 +75,7 @@ func (c *dirCache) make(p string, links int) (*sys.Folder, error) {
 	}
 	switch err := parent.Mkdir(base, 0o755); {
 	case err == nil:
+		*c.made++
 		return newDir(parent, base)
 	case !errors.Is(err, fs.ErrExist):
 		return nil, err

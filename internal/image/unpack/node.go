@@ -19,6 +19,7 @@ func (a *applier) node(parent *sys.Folder, name, base string, hdr *tar.Header, c
 		// The whiteout meant the lower layers. A new directory would merge with theirs: hide it.
 		delete(a.whiteouts, name)
 		opaque = hdr.Typeflag == tar.TypeDir
+		a.replaced = true
 		if err := parent.Unlink(base); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
@@ -37,11 +38,15 @@ func (a *applier) node(parent *sys.Folder, name, base string, hdr *tar.Header, c
 		}
 		err = create()
 	}
+	if err == nil && hdr.Typeflag != tar.TypeLink {
+		a.stats.Inodes++
+	}
 	return layerPathError(err)
 }
 
 // replace removes what an earlier entry made. errRetry says that parent may be closed by that.
 func (a *applier) replace(parent *sys.Folder, base string) error {
+	a.replaced = true
 	st, err := parent.Lstat(base)
 	if err != nil {
 		return err
@@ -171,6 +176,9 @@ func copyFile(w io.Writer, r io.Reader, buf []byte, alive func() error) (int64, 
 // mkdir makes a directory, or leaves the one that is there.
 func (a *applier) mkdir(parent *sys.Folder, base string) error {
 	err := parent.Mkdir(base, 0o700)
+	if err == nil {
+		a.stats.Inodes++
+	}
 	if !errors.Is(err, fs.ErrExist) {
 		return err
 	}
@@ -271,6 +279,7 @@ func (a *applier) whiteout(parent *sys.Folder, dirName, base string) error {
 	if err != nil {
 		return layerPathError(err)
 	}
+	a.stats.Inodes++
 	a.whiteouts[name] = true
 	return a.remember(name)
 }

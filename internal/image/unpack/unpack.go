@@ -26,6 +26,7 @@ var (
 type Stats struct {
 	Entries int64 // entries of the tar
 	Bytes   int64 // sum of the sizes of regular files
+	Inodes  int64 // inodes that are there now, with the directory itself
 	// DiskBytes estimates what they take on a disk: a block for each entry, sizes rounded up to blocks.
 	DiskBytes int64
 }
@@ -54,12 +55,18 @@ func Apply(ctx context.Context, dir string, r io.Reader, limits Limits) (Stats, 
 		ctx:       ctx,
 		root:      root,
 		limits:    limits.withDefaults(),
-		dirs:      dirCache{root: root},
+		stats:     Stats{Inodes: 1},
 		whiteouts: map[string]bool{},
 	}
+	a.dirs = dirCache{root: root, made: &a.stats.Inodes}
 	defer a.close()
 	if err := a.run(tar.NewReader(&limitedReader{r: r, left: a.limits.Bytes})); err != nil {
 		return a.stats, err
+	}
+	if a.replaced {
+		if _, a.stats.Inodes, err = root.DiskUsage(ctx); err != nil {
+			return a.stats, err
+		}
 	}
 	return a.stats, a.setDirTimes()
 }
@@ -76,6 +83,8 @@ type applier struct {
 	times []dirTime
 	// whiteouts are the paths that a ".wh." entry has deleted: the same layer may still bring them.
 	whiteouts map[string]bool
+	// replaced says that something was removed again, so that the inodes have to be counted.
+	replaced bool
 	// memory estimates what times and whiteouts take.
 	memory int64
 }
