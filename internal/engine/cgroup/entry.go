@@ -10,7 +10,7 @@ import (
 // into each. Under v1 that is the only join that does not wait for an RCU grace period (5 ms and more
 // on an idle machine): the kernel takes cgroup_threadgroup_rwsem for a write that names a process or moves a
 // thread group, and not for one that moves the writing thread alone. Under v2 there is none: a child is
-// born in the group (FD). The v2 hierarchy of a hybrid machine limits nothing and is not joined.
+// born in the group (FD), and so it is in the v2 hierarchy of a hybrid machine.
 func (g *Group) Entries() (_ []*os.File, err error) {
 	var files []*os.File
 	defer func() {

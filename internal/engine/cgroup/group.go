@@ -71,19 +71,21 @@ func clean(p string) (string, error) {
 // Path is the group's path relative to the hierarchies' roots, cleaned, as "/berth/pod1/web".
 func (g *Group) Path() string { return "/" + g.rel }
 
-// Paths returns the group's absolute directory for each controller ("memory"), for each named v1
-// hierarchy ("name=systemd"), and under "" for the v2 hierarchy if there is one.
+// Paths returns the group's absolute directories: for each v1 controller ("memory"), for each named v1
+// hierarchy ("name=systemd"), and under "" in the v2 hierarchy, pure or a hybrid's.
 func (g *Group) Paths() map[string]string {
 	paths := map[string]string{}
-	for c, h := range g.h.byController {
-		paths[c] = h.dir.Path(g.rel)
-	}
 	for _, h := range g.h.list {
+		dir := h.dir.Path(g.rel)
 		switch {
 		case h.V2:
-			paths[""] = h.dir.Path(g.rel)
+			paths[""] = dir
+			continue
 		case h.Name != "":
-			paths["name="+h.Name] = h.dir.Path(g.rel)
+			paths["name="+h.Name] = dir
+		}
+		for _, c := range h.Controllers {
+			paths[c] = dir
 		}
 	}
 	return paths
@@ -94,11 +96,13 @@ func (g *Group) Exists() bool {
 	return slices.ContainsFunc(g.h.list, func(h *hierarchy) bool { return h.dir.Exists(g.rel) })
 }
 
-// FD opens the group's v2 directory for CLONE_INTO_CGROUP. Under v1, hybrid or not, the error wraps
-// ErrUnsupported: the child would be in no v1 hierarchy's group.
+// FD opens the group's v2 directory for CLONE_INTO_CGROUP, which costs no RCU wait. Under pure v2 the child is
+// in the group then. On a hybrid machine it is in the group's v2 part only, which brings it cgroup.kill and
+// pressure counters, and still has to join the v1 hierarchies (Join, Entries). Without any v2 hierarchy the error wraps
+// ErrUnsupported.
 func (g *Group) FD() (*os.File, error) {
-	if !g.h.unified {
-		return nil, fmt.Errorf("open cgroup %s for clone: %w", g.Path(), ErrUnsupported)
+	if g.h.v2 == nil {
+		return nil, fmt.Errorf("open cgroup %s for clone: %w: no cgroup v2", g.Path(), ErrUnsupported)
 	}
 	f, err := g.h.v2.dir.Open(g.rel, syscall.O_RDONLY|syscall.O_DIRECTORY)
 	if err != nil {

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"io/fs"
 	"os"
+	"os/exec"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -313,7 +315,7 @@ func TestStats(t *testing.T) {
 func TestFD(t *testing.T) {
 	g := create(t, parent(t)+"/c")
 	f, err := g.FD()
-	if !g.h.unified {
+	if g.h.v2 == nil {
 		if !errors.Is(err, ErrUnsupported) || !errors.Is(err, errors.ErrUnsupported) {
 			t.Errorf("under v1: %v", err)
 		}
@@ -322,5 +324,11 @@ func TestFD(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f.Close()
+	defer f.Close()
+	c := exec.Command("/bin/cat", "/proc/self/cgroup")
+	c.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(f.Fd())}
+	out, err := c.Output()
+	if err != nil || !strings.Contains(string(out), "0::"+g.Path()+"\n") {
+		t.Errorf("born elsewhere: %v\n%s", err, out)
+	}
 }

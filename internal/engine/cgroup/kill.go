@@ -1,6 +1,7 @@
 package cgroup
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -12,9 +13,9 @@ import (
 // Kill ends all processes of the group and its children by SIGKILL, and returns when none is left: those that their
 // parents have yet to wait for count as gone. Frozen groups are thawed. A group that does not exist is done.
 //
-// The kernel's own cgroup.kill is used wherever there is a v2 hierarchy, a hybrid's too. Then, or
-// instead, members of the v1 hierarchy are frozen, so that they can't fork away, signalled through pidfds, so that no
-// stranger with a reused number is hit, and thawed to die.
+// The kernel's own cgroup.kill is used wherever the group's v2 part has members, a hybrid's too. Otherwise, and for
+// those who are still there after a moment, members are frozen, so that they can't fork away, signalled through pidfds, so
+// that no stranger with a reused number is hit, and thawed to die.
 func (g *Group) Kill(ctx context.Context) error {
 	byKernel, err := g.killByKernel()
 	if err != nil {
@@ -29,12 +30,7 @@ func (g *Group) Kill(ctx context.Context) error {
 		if len(left) == 0 {
 			return nil
 		}
-		// What cgroup.kill has hit needs a moment to die. Who still lives then was in no v2 group of ours.
-		if !byKernel || round >= 4 {
-			if err := g.killFrozen(ctx); err != nil {
-				return fmt.Errorf("kill cgroup: %w", err)
-			}
-		} else if err := g.thawAll(); err != nil {
+		if err := g.killRound(ctx, round, byKernel); err != nil {
 			return fmt.Errorf("kill cgroup: %w", err)
 		}
 		if err := wait.sleep(ctx); err != nil {
@@ -43,19 +39,37 @@ func (g *Group) Kill(ctx context.Context) error {
 	}
 }
 
-// killByKernel writes cgroup.kill, and tells whether that was possible.
+// quietRounds is how many looks (0.8 ms) those get to die who were hit already. Freezing would only hold them up.
+const quietRounds = 4
+
+func (g *Group) killRound(ctx context.Context, round int, byKernel bool) error {
+	switch {
+	case round >= quietRounds:
+		return g.killFrozen(ctx)
+	case round == 0 && !byKernel:
+		if err := g.signal(); err != nil {
+			return err
+		}
+	}
+	return g.thawAll() // a paused group can't die
+}
+
+// killByKernel writes cgroup.kill, and tells whether that has hit anybody.
 func (g *Group) killByKernel() (bool, error) {
 	if g.h.v2 == nil {
 		return false, nil
 	}
-	_, err := g.h.v2.dir.Write(g.rel+"/cgroup.kill", "1")
+	events, err := g.h.v2.dir.Read(g.rel+"/cgroup.events", nil)
+	if err == nil && !bytes.Contains(events, []byte("populated 1")) {
+		return false, nil
+	}
 	if err == nil {
-		return true, nil
+		_, err = g.h.v2.dir.Write(g.rel+"/cgroup.kill", "1")
 	}
 	if gone(err) || errors.Is(err, syscall.EOPNOTSUPP) { // a kernel before 5.14, no such group, or a threaded one
 		return false, nil
 	}
-	return false, err
+	return err == nil, err
 }
 
 // members lists the processes of all hierarchies that kill: the primary one and v2.
