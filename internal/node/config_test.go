@@ -1,0 +1,62 @@
+package node
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/11f9778f/berth/internal/sys"
+)
+
+func TestNamesFollowFromTheRunDirectory(t *testing.T) {
+	if got := NamesFor(DefaultRun); got.Bridge != "berth0" || got.CgroupParent != "/berth" {
+		t.Errorf("the machine's node is called %+v", got)
+	}
+	a, b := NamesFor("/tmp/a"), NamesFor("/tmp/b")
+	if a == b || a == NamesFor(DefaultRun) {
+		t.Errorf("two nodes share names: %+v, %+v", a, b)
+	}
+	if len(a.Bridge) > 15 || len(a.LinkPrefix) > 5 {
+		t.Errorf("names are too long for links: %+v", a)
+	}
+}
+
+func TestConfigKeepsWhatIsSaid(t *testing.T) {
+	c := Config{Run: "/tmp/a", Names: Names{Bridge: "mine"}}.withDefaults()
+	if c.Names.Bridge != "mine" || c.Names.Table != NamesFor("/tmp/a").Table {
+		t.Errorf("names are %+v", c.Names)
+	}
+}
+
+func TestDiedKnowsALockThatNobodyHolds(t *testing.T) {
+	run := t.TempDir()
+	if Died(run) {
+		t.Error("a node died that never was")
+	}
+	lock, err := sys.LockFile(lockPath(run))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if Died(run) {
+		t.Error("a node that holds its lock has died")
+	}
+	if _, err := sys.LockFile(lockPath(run)); err == nil {
+		t.Error("the lock was taken twice")
+	}
+	lock.Close()
+	if !Died(run) {
+		t.Error("a node that left its lock behind has not died")
+	}
+}
+
+func TestClaimRefusesAPathTooLongForSockets(t *testing.T) {
+	dir := t.TempDir()
+	n := &node{cfg: Config{Root: filepath.Join(dir, "root"), Run: filepath.Join(dir, strings.Repeat("x", 100))}}
+	if err := n.claim(); err == nil || !strings.Contains(err.Error(), "--run") {
+		t.Errorf("got %v", err)
+	}
+	if _, err := os.Stat(n.cfg.Run); err == nil {
+		t.Error("the folder was made all the same")
+	}
+}
