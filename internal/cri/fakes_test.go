@@ -1,0 +1,190 @@
+package cri
+
+import (
+	"context"
+	"io/fs"
+	"net"
+	"net/netip"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/11f9778f/berth/internal/engine"
+	"github.com/11f9778f/berth/internal/image"
+	"github.com/11f9778f/berth/internal/runtime"
+	"github.com/11f9778f/berth/internal/trace"
+)
+
+// rooms are all rooms below the runtime: everything succeeds and nothing happens.
+type rooms struct{ events chan runtime.ShimEvent }
+
+func (rooms) Lookup(_ context.Context, ref string) (runtime.Image, error) {
+	if ref != "img" {
+		return runtime.Image{}, errdefs.ErrNotFound
+	}
+	return runtime.Image{ID: "sha256:1", Ref: "img@sha256:2", Config: runtime.ImageConfig{Cmd: []string{"/x"}}}, nil
+}
+func (rooms) Prepare(context.Context, string, runtime.Image) ([]engine.Mount, error) { return nil, nil }
+func (rooms) Remove(context.Context, string) error                                   { return nil }
+func (rooms) Usage(context.Context, string) (runtime.DiskUsage, error) {
+	return runtime.DiskUsage{Bytes: 5, Inodes: 2}, nil
+}
+func (rooms) ReadFile(context.Context, runtime.Image, string, int64) ([]byte, error) {
+	return nil, fs.ErrNotExist
+}
+func (rooms) Keys(context.Context) ([]string, error) { return nil, nil }
+
+type netRoom struct{}
+
+func (netRoom) CreateNetNS(_ context.Context, id string, _ map[string]string) (string, error) {
+	return "/netns/" + id, nil
+}
+func (netRoom) RemoveNetNS(context.Context, string) error { return nil }
+func (netRoom) Attach(context.Context, runtime.AttachRequest) ([]netip.Addr, error) {
+	return []netip.Addr{netip.MustParseAddr("10.0.0.2"), netip.MustParseAddr("fd00::2")}, nil
+}
+func (netRoom) Detach(context.Context, string) error                  { return nil }
+func (netRoom) Inventory(context.Context) ([]runtime.Resource, error) { return nil, nil }
+
+type shimRoom struct{ events chan runtime.ShimEvent }
+
+func (s shimRoom) Acquire(context.Context, runtime.Placement) (runtime.Shim, error) { return s, nil }
+func (s shimRoom) Lookup(string) (runtime.Shim, bool)                               { return s, true }
+func (shimRoom) Release(context.Context, string) error                              { return nil }
+func (s shimRoom) Events() <-chan runtime.ShimEvent                                 { return s.events }
+func (shimRoom) Inventory(context.Context) ([]runtime.Resource, error)              { return nil, nil }
+func (shimRoom) CreateSandbox(context.Context, runtime.ShimSandbox) (string, string, error) {
+	return "/ipc", "/uts", nil
+}
+func (shimRoom) RemoveSandbox(context.Context, string) error                     { return nil }
+func (shimRoom) CreateTask(context.Context, runtime.Task) (int, error)           { return 7, nil }
+func (shimRoom) StartTask(context.Context, string) (int, error)                  { return 7, nil }
+func (shimRoom) KillTask(context.Context, string, int) error                     { return nil }
+func (shimRoom) DeleteTask(context.Context, string) error                        { return nil }
+func (shimRoom) UpdateTask(context.Context, string, *specs.LinuxResources) error { return nil }
+func (shimRoom) Tasks(context.Context, string) ([]runtime.TaskState, error)      { return nil, nil }
+func (shimRoom) TaskTrace(context.Context, string) ([]trace.Span, error)         { return nil, nil }
+func (shimRoom) ExecSync(_ context.Context, r runtime.ExecSyncRequest) (runtime.ExecResult, error) {
+	if r.Process.Args[0] == "sleep" {
+		return runtime.ExecResult{TimedOut: true}, nil
+	}
+	return runtime.ExecResult{Stdout: []byte(r.Process.Args[0]), ExitCode: 3}, nil
+}
+
+// Exec echoes its input and ends with code 5.
+func (shimRoom) Exec(_ context.Context, _, _, _ string, _ *specs.Process, s runtime.Streams) (int, error) {
+	buf := make([]byte, 100)
+	if s.In != nil {
+		n, _ := s.In.Read(buf)
+		s.Out.Write(buf[:n])
+	}
+	return 5, nil
+}
+func (shimRoom) Attach(_ context.Context, _ string, s runtime.Streams) error {
+	_, err := s.Out.Write([]byte("attached"))
+	return err
+}
+func (shimRoom) ReopenLog(context.Context, string) error { return nil }
+
+type kernelRoom struct{ events chan runtime.ShimEvent }
+
+func (kernelRoom) CreateCgroup(context.Context, string, *runtime.Resources) error { return nil }
+func (kernelRoom) CgroupExists(string) bool                                       { return false }
+func (kernelRoom) UpdateCgroup(context.Context, string, *runtime.Resources) error { return nil }
+func (kernelRoom) RemoveCgroup(context.Context, string) error                     { return nil }
+func (k kernelRoom) KillCgroup(_ context.Context, p string) error {
+	k.events <- runtime.ShimEvent{Kind: runtime.ShimExit, ContainerID: filepath.Base(p), Exit: runtime.Exit{Code: 137, At: time.Now()}}
+	return nil
+}
+func (k kernelRoom) Kill(_ context.Context, _ int, p string, sig int) error {
+	k.events <- runtime.ShimEvent{Kind: runtime.ShimExit, ContainerID: filepath.Base(p), Exit: runtime.Exit{Code: 128 + sig, At: time.Now()}}
+	return nil
+}
+func (kernelRoom) Alive(int, string) bool { return true }
+func (kernelRoom) Stats(context.Context, string) (runtime.Stats, error) {
+	return runtime.Stats{At: time.Now(), CPUNanos: 11, MemoryWorkingSet: 100, MemoryLimit: 1000, Pids: 2}, nil
+}
+func (kernelRoom) Processes(context.Context, string) ([]int, error)  { return nil, nil }
+func (kernelRoom) Cgroups(context.Context, string) ([]string, error) { return nil, nil }
+func (kernelRoom) MountTmpfs(context.Context, string, int64) error   { return nil }
+func (kernelRoom) Unmount(context.Context, string) error             { return nil }
+func (kernelRoom) Mounts(context.Context, string) ([]string, error)  { return nil, nil }
+func (kernelRoom) BootID() (string, error)                           { return "b", nil }
+
+// store is an image store with one image.
+type store struct{}
+
+var oneImage = &image.Image{ID: digest.FromString("x"), RepoTags: []string{"docker.io/library/img:1"}, Size: 9}
+
+func (store) Pull(_ context.Context, ref string, o image.PullOptions) (*image.Image, error) {
+	switch ref {
+	case "img":
+		if o.Progress != nil {
+			o.Progress(image.Progress{Phase: image.PhasePulling, Layers: []image.LayerProgress{{Downloaded: 3, Size: 9}, {Downloaded: 1, Size: 1}}})
+		}
+		return oneImage, nil
+	case "secret":
+		return nil, image.ErrUnauthorized
+	}
+	return nil, image.ErrNotFound
+}
+func (store) Get(ref string) (*image.Image, error) {
+	if ref == "img" {
+		return oneImage, nil
+	}
+	return nil, image.ErrNotFound
+}
+func (store) List() []*image.Image                       { return []*image.Image{oneImage} }
+func (store) Remove(_ context.Context, ref string) error { return image.ErrNotFound }
+func (store) FSInfo(context.Context) (a, b image.FSInfo, err error) {
+	return image.FSInfo{Path: "/images", Used: image.Usage{Bytes: 1}}, image.FSInfo{Path: "/snapshots"}, nil
+}
+
+func newServer(t testing.TB) *Server {
+	t.Helper()
+	events := make(chan runtime.ShimEvent, 100)
+	rt, err := runtime.Open(context.Background(), runtime.Config{
+		RunDir: t.TempDir(), Images: rooms{}, Network: netRoom{}, Shims: shimRoom{events}, Kernel: kernelRoom{events}, ResolvConf: "/dev/null",
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := New(Config{Runtime: rt, Images: store{}, SnapshotDir: "/snapshots", Version: "1.2.3"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close(); rt.Close() })
+	return s
+}
+
+// dial serves s on a socket and connects to it.
+func dial(t *testing.T, s *Server) (runtimeapi.RuntimeServiceClient, runtimeapi.ImageServiceClient, string) {
+	t.Helper()
+	socket := filepath.Join(t.TempDir(), "cri.sock")
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- s.Serve(ctx, socket) }()
+	conn, err := grpc.NewClient("passthrough:///"+socket, grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithDefaultCallOptions(grpc.WaitForReady(true)),
+		grpc.WithContextDialer(func(ctx context.Context, p string) (net.Conn, error) {
+			return (&net.Dialer{}).DialContext(ctx, "unix", p)
+		}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		conn.Close()
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	return runtimeapi.NewRuntimeServiceClient(conn), runtimeapi.NewImageServiceClient(conn), socket
+}
