@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 
+	"github.com/11f9778f/berth/internal/image/kind"
 	"github.com/11f9778f/berth/internal/image/reference"
 	"github.com/11f9778f/berth/internal/image/registry"
 	"github.com/11f9778f/berth/internal/image/unpack"
@@ -55,7 +56,7 @@ func (s *Store) remedy(err error) error {
 // layerError makes unpack's errors the store's.
 func layerError(err error) error {
 	if errors.Is(err, unpack.ErrLayer) {
-		return fmt.Errorf("%w: %w; do not use this image", ErrCorrupt, err)
+		return kind.Errorf(ErrCorrupt, "%w; do not use this image", err)
 	}
 	return err
 }

@@ -14,6 +14,7 @@ import (
 	ispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/11f9778f/berth/internal/image/archive"
+	"github.com/11f9778f/berth/internal/image/kind"
 	"github.com/11f9778f/berth/internal/image/reference"
 	"github.com/11f9778f/berth/internal/sys"
 )
@@ -47,7 +48,7 @@ func (s *Store) importArchive(ctx context.Context, r io.Reader, o ImportOptions)
 	} else if m, ok := a.Lookup("manifest.json"); ok {
 		found, err = s.findDocker(a, m, o)
 	} else {
-		err = fmt.Errorf("%w: it is neither an OCI image layout (index.json) nor the output of docker save (manifest.json)", archive.ErrArchive)
+		err = kind.Errorf(archive.ErrArchive, "it is neither an OCI image layout (index.json) nor the output of docker save (manifest.json)")
 	}
 	if err != nil {
 		return nil, err
@@ -85,7 +86,7 @@ func (s *Store) importOne(ctx context.Context, a *archive.Archive, f archived, o
 	fetch := func(_ context.Context, desc ispec.Descriptor, w io.Writer) error {
 		file, ok := a.ByDigest(desc.Digest)
 		if !ok {
-			return fmt.Errorf("%w: the archive lacks the blob %s", ErrCorrupt, desc.Digest)
+			return kind.Errorf(ErrCorrupt, "the archive lacks the blob %s", desc.Digest)
 		}
 		src, err := os.Open(file.Path)
 		if err != nil {
@@ -135,7 +136,7 @@ func (s *Store) findOCI(a *archive.Archive, file *archive.File, o ImportOptions)
 		found = append(found, archived{c, names})
 	}
 	if len(found) == 0 && other == nil {
-		other = fmt.Errorf("%w: it names no image", archive.ErrArchive)
+		other = kind.Errorf(archive.ErrArchive, "it names no image")
 	}
 	if len(found) == 0 {
 		return nil, other
@@ -173,13 +174,13 @@ func (s *Store) readOCI(a *archive.Archive, desc ispec.Descriptor, o ImportOptio
 		}
 		return contentsOf(b, desc.MediaType, config, &want)
 	}
-	return nil, fmt.Errorf("%w: its indexes are nested too deep", ErrCorrupt)
+	return nil, kind.Errorf(ErrCorrupt, "its indexes are nested too deep")
 }
 
 func archiveBlob(a *archive.Archive, desc ispec.Descriptor) ([]byte, error) {
 	f, ok := a.ByDigest(desc.Digest)
 	if !ok {
-		return nil, fmt.Errorf("%w: the archive lacks the blob %s", ErrCorrupt, desc.Digest)
+		return nil, kind.Errorf(ErrCorrupt, "the archive lacks the blob %s", desc.Digest)
 	}
 	return f.Bytes()
 }
@@ -215,7 +216,7 @@ func (s *Store) findDocker(a *archive.Archive, file *archive.File, o ImportOptio
 		found = append(found, archived{c, names})
 	}
 	if len(found) == 0 {
-		return nil, fmt.Errorf("%w: it names no image", archive.ErrArchive)
+		return nil, kind.Errorf(archive.ErrArchive, "it names no image")
 	}
 	return found, nil
 }
@@ -223,7 +224,7 @@ func (s *Store) findDocker(a *archive.Archive, file *archive.File, o ImportOptio
 func dockerManifestOf(a *archive.Archive, e dockerEntry) (config, manifest []byte, err error) {
 	f, ok := a.Lookup(e.Config)
 	if !ok {
-		return nil, nil, fmt.Errorf("%w: it lacks the configuration %q", archive.ErrArchive, e.Config)
+		return nil, nil, kind.Errorf(archive.ErrArchive, "it lacks the configuration %q", e.Config)
 	}
 	if config, err = f.Bytes(); err != nil {
 		return nil, nil, err
@@ -237,7 +238,7 @@ func dockerManifestOf(a *archive.Archive, e dockerEntry) (config, manifest []byt
 	for _, name := range e.Layers {
 		l, ok := a.Lookup(name)
 		if !ok {
-			return nil, nil, fmt.Errorf("%w: it lacks the layer %q", archive.ErrArchive, name)
+			return nil, nil, kind.Errorf(archive.ErrArchive, "it lacks the layer %q", name)
 		}
 		media, err := layerMediaType(l.Path)
 		if err != nil {

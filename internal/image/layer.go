@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/11f9778f/berth/internal/failpoint"
+	"github.com/11f9778f/berth/internal/image/kind"
 	"github.com/11f9778f/berth/internal/image/unpack"
 	"github.com/11f9778f/berth/internal/trace"
 )
@@ -94,7 +95,7 @@ func (s *Store) makeLayer(ctx context.Context, l Layer, fetch fetchFunc, st *lay
 		st.set(PhaseExists)
 		return nil
 	case !blob && fetch == nil:
-		return fmt.Errorf("layer %s: its blob %s is %w in the store; pull the image again", l.DiffID, l.Blob.Digest, ErrNotFound)
+		return kind.Errorf(ErrNotFound, "the blob %s of layer %s is not in the store; pull the image again", l.Blob.Digest, l.DiffID)
 	}
 	w := &layerWork{s: s, l: l, st: st, fetch: fetch}
 	defer w.cleanup()
@@ -201,7 +202,7 @@ func (w *layerWork) receive(ctx context.Context, f *os.File) error {
 		return err
 	}
 	if got := digest.NewDigest(want.Algorithm(), hash); got != want {
-		return fmt.Errorf("%w: the bytes of layer %s have the digest %s; do not trust their source", ErrCorrupt, want, got)
+		return kind.Errorf(ErrCorrupt, "the bytes of layer %s have the digest %s; do not trust their source", want, got)
 	}
 	return nil
 }
@@ -243,7 +244,7 @@ func (w *layerWork) unpack(ctx context.Context) error {
 		return fmt.Errorf("unpack layer %s: %w", w.l.Blob.Digest, layerError(err))
 	}
 	if got != w.l.DiffID {
-		return fmt.Errorf("%w: layer %s unpacks to %s, its image's configuration says %s; do not use this image", ErrCorrupt, w.l.Blob.Digest, got, w.l.DiffID)
+		return kind.Errorf(ErrCorrupt, "layer %s unpacks to %s, its image's configuration says %s; do not use this image", w.l.Blob.Digest, got, w.l.DiffID)
 	}
 	w.rec = &layerRec{usage: Usage{Bytes: stats.DiskBytes, Inodes: stats.Inodes}}
 	b, err := json.Marshal(layerFile{DiffID: got, Bytes: w.rec.usage.Bytes, Inodes: w.rec.usage.Inodes, Boot: w.s.boot})

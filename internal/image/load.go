@@ -3,7 +3,6 @@ package image
 import (
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -12,6 +11,8 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	ispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/11f9778f/berth/internal/image/kind"
 )
 
 // load reads the state from the disk and repairs what a crash has left. Nothing else runs yet.
@@ -171,7 +172,7 @@ func (s *Store) loadEntry(desc ispec.Descriptor) error {
 		}
 		for _, l := range m.layers {
 			if size, ok := s.blobs[l.Blob.Digest]; !ok || size != l.Blob.Size {
-				return fmt.Errorf("%w: the blob %s is missing or has the wrong size", ErrCorrupt, l.Blob.Digest)
+				return kind.Errorf(ErrCorrupt, "the blob %s is missing or has the wrong size", l.Blob.Digest)
 			}
 		}
 		s.manifests[desc.Digest] = m
@@ -192,7 +193,7 @@ func (s *Store) readBlob(d digest.Digest) ([]byte, error) {
 		return nil, err
 	}
 	if digestOf(b) != d {
-		return nil, fmt.Errorf("%w: the blob %s has other bytes now", ErrCorrupt, d)
+		return nil, kind.Errorf(ErrCorrupt, "the blob %s has other bytes now", d)
 	}
 	return b, nil
 }

@@ -2,13 +2,14 @@ package image
 
 import (
 	"encoding/json"
-	"fmt"
 	"slices"
 	"strings"
 
 	"github.com/containerd/platforms"
 	"github.com/opencontainers/go-digest"
 	ispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/11f9778f/berth/internal/image/kind"
 )
 
 // Docker's names of the media types that the OCI standardised.
@@ -41,26 +42,26 @@ type document struct {
 func parseDocument(b []byte, claimed string) (*document, error) {
 	var d document
 	if err := json.Unmarshal(b, &d); err != nil {
-		return nil, fmt.Errorf("%w: its manifest is not valid JSON: %w", ErrCorrupt, err)
+		return nil, kind.Errorf(ErrCorrupt, "its manifest is not valid JSON: %w", err)
 	}
 	if d.SchemaVersion == 1 || d.FSLayers != nil || strings.HasPrefix(claimed, dockerSchema1) {
-		return nil, fmt.Errorf("%w: its manifest has schema version 1, which is no longer in use; build and push it anew", ErrCorrupt)
+		return nil, kind.Errorf(ErrCorrupt, "its manifest has schema version 1, which is no longer in use; build and push it anew")
 	}
 	if d.Manifests != nil && (d.Config != nil || d.Layers != nil) {
-		return nil, fmt.Errorf("%w: its manifest is ambiguous, it is both an index and an image; do not use it", ErrCorrupt)
+		return nil, kind.Errorf(ErrCorrupt, "its manifest is ambiguous, it is both an index and an image; do not use it")
 	}
 	if d.Manifests == nil && d.Config == nil {
-		return nil, fmt.Errorf("%w: its manifest describes neither an image nor an index", ErrCorrupt)
+		return nil, kind.Errorf(ErrCorrupt, "its manifest describes neither an image nor an index")
 	}
 	for _, media := range []string{d.MediaType, claimed} {
 		switch media {
 		case ispec.MediaTypeImageManifest, dockerManifest:
 			if d.Manifests != nil {
-				return nil, fmt.Errorf("%w: its manifest calls itself an image and is an index", ErrCorrupt)
+				return nil, kind.Errorf(ErrCorrupt, "its manifest calls itself an image and is an index")
 			}
 		case ispec.MediaTypeImageIndex, dockerManifestList:
 			if d.Manifests == nil {
-				return nil, fmt.Errorf("%w: its manifest calls itself an index and is an image", ErrCorrupt)
+				return nil, kind.Errorf(ErrCorrupt, "its manifest calls itself an index and is an image")
 			}
 		}
 	}
@@ -90,14 +91,14 @@ func (d *document) choose(want ispec.Platform) (ispec.Descriptor, error) {
 		return (*d.Manifests)[0], nil // its configuration will tell
 	}
 	if len(have) == 0 {
-		return ispec.Descriptor{}, fmt.Errorf("%w: its index names no image for any platform", ErrPlatform)
+		return ispec.Descriptor{}, kind.Errorf(ErrPlatform, "its index names no image for any platform")
 	}
 	slices.Sort(have)
 	return ispec.Descriptor{}, platformError(strings.Join(slices.Compact(have), ", "), want)
 }
 
 func platformError(have string, want ispec.Platform) error {
-	return fmt.Errorf("%w: it is for %s; this machine is %s: use an image that is built for it", ErrPlatform, have, platforms.Format(want))
+	return kind.Errorf(ErrPlatform, "it is for %s; this machine is %s: use an image that is built for it", have, platforms.Format(want))
 }
 
 // contents is an image as its manifest and configuration describe it, both checked against each other.
@@ -113,15 +114,15 @@ type contents struct {
 // checkManifest checks what d says about the blobs that make up the image.
 func (d *document) checkManifest() error {
 	if d.Config == nil {
-		return fmt.Errorf("%w: its index contains an index where an image is expected", ErrCorrupt)
+		return kind.Errorf(ErrCorrupt, "its index contains an index where an image is expected")
 	}
 	switch d.Config.MediaType {
 	case ispec.MediaTypeImageConfig, dockerConfig, "":
 	default:
-		return fmt.Errorf("%w: it is no container image but %q", ErrCorrupt, d.Config.MediaType)
+		return kind.Errorf(ErrCorrupt, "it is no container image but %q", d.Config.MediaType)
 	}
 	if len(d.Layers) > maxLayers {
-		return fmt.Errorf("%w: it has %d layers, %d are possible", ErrCorrupt, len(d.Layers), maxLayers)
+		return kind.Errorf(ErrCorrupt, "it has %d layers, %d are possible", len(d.Layers), maxLayers)
 	}
 	for _, desc := range append([]ispec.Descriptor{*d.Config}, d.Layers...) {
 		if err := checkDescriptor(desc); err != nil {
@@ -133,10 +134,10 @@ func (d *document) checkManifest() error {
 
 func checkDescriptor(d ispec.Descriptor) error {
 	if err := d.Digest.Validate(); err != nil || d.Digest.Algorithm() != digest.SHA256 {
-		return fmt.Errorf("%w: its manifest has the digest %q; only sha256 is supported", ErrCorrupt, d.Digest)
+		return kind.Errorf(ErrCorrupt, "its manifest has the digest %q; only sha256 is supported", d.Digest)
 	}
 	if d.Size < 0 {
-		return fmt.Errorf("%w: its manifest gives %s the size %d", ErrCorrupt, d.Digest, d.Size)
+		return kind.Errorf(ErrCorrupt, "its manifest gives %s the size %d", d.Digest, d.Size)
 	}
 	return nil
 }
@@ -151,12 +152,12 @@ func (d *document) assemble(manifest ispec.Descriptor, manifestBytes, config []b
 	}
 	c := &contents{manifest: manifest, manifestBytes: manifestBytes, config: *d.Config, configBytes: config}
 	if err := json.Unmarshal(config, &c.image); err != nil {
-		return nil, fmt.Errorf("%w: its configuration is not valid JSON: %w", ErrCorrupt, err)
+		return nil, kind.Errorf(ErrCorrupt, "its configuration is not valid JSON: %w", err)
 	}
 	if want != nil {
 		have := platforms.Normalize(c.image.Platform)
 		if have.OS == "" || have.Architecture == "" {
-			return nil, fmt.Errorf("%w: its configuration names no platform", ErrCorrupt)
+			return nil, kind.Errorf(ErrCorrupt, "its configuration names no platform")
 		}
 		if !platforms.Only(*want).Match(have) {
 			return nil, platformError(platforms.Format(have), *want)
@@ -164,11 +165,11 @@ func (d *document) assemble(manifest ispec.Descriptor, manifestBytes, config []b
 	}
 	diffIDs := c.image.RootFS.DiffIDs
 	if len(diffIDs) != len(d.Layers) {
-		return nil, fmt.Errorf("%w: its manifest has %d layers, its configuration %d", ErrCorrupt, len(d.Layers), len(diffIDs))
+		return nil, kind.Errorf(ErrCorrupt, "its manifest has %d layers, its configuration %d", len(d.Layers), len(diffIDs))
 	}
 	for i, id := range diffIDs {
 		if err := id.Validate(); err != nil || id.Algorithm() != digest.SHA256 {
-			return nil, fmt.Errorf("%w: its configuration has the diff ID %q; only sha256 is supported", ErrCorrupt, id)
+			return nil, kind.Errorf(ErrCorrupt, "its configuration has the diff ID %q; only sha256 is supported", id)
 		}
 		c.layers = append(c.layers, Layer{Blob: d.Layers[i], DiffID: id})
 	}

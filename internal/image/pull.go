@@ -15,6 +15,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	ispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/11f9778f/berth/internal/image/kind"
 	"github.com/11f9778f/berth/internal/image/reference"
 	"github.com/11f9778f/berth/internal/image/registry"
 	"github.com/11f9778f/berth/internal/trace"
@@ -70,7 +71,7 @@ func (s *Store) wanted(p *ispec.Platform) ispec.Platform {
 func (s *Store) resolve(ctx context.Context, client *registry.Client, ref reference.Reference, want ispec.Platform) (*contents, []string, error) {
 	defer trace.Start(ctx, "image.resolve")()
 	if d := ref.Digest(); d != "" && d.Algorithm() != digest.SHA256 {
-		return nil, nil, fmt.Errorf("%w: the digest algorithm %s is not supported, only sha256 is", ErrInvalid, d.Algorithm())
+		return nil, nil, kind.Errorf(ErrInvalid, "the digest algorithm %s is not supported, only sha256 is", d.Algorithm())
 	}
 	m, err := client.Manifest(ctx, ref.Identifier(), manifestTypes)
 	if err != nil {

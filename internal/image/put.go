@@ -8,6 +8,7 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	ispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/11f9778f/berth/internal/image/kind"
 	"github.com/11f9778f/berth/internal/image/reference"
 )
 
@@ -61,7 +62,7 @@ func (s *Store) put(ctx context.Context, ref reference.Reference, img v1.Image) 
 	}
 	name := ref.Tagged()
 	if name == "" {
-		return nil, fmt.Errorf("%w: it needs a tag", ErrInvalid)
+		return nil, kind.Errorf(ErrInvalid, "it needs a tag")
 	}
 	return s.bring(ctx, c, fetch, nil, name)
 }
@@ -76,7 +77,7 @@ func contentsOf(raw []byte, media string, config []byte, want *ispec.Platform) (
 		return nil, err
 	}
 	if got := doc.Config.Digest.Algorithm().FromBytes(config); got != doc.Config.Digest {
-		return nil, fmt.Errorf("%w: its configuration has the digest %s, its manifest says %s", ErrCorrupt, got, doc.Config.Digest)
+		return nil, kind.Errorf(ErrCorrupt, "its configuration has the digest %s, its manifest says %s", got, doc.Config.Digest)
 	}
 	desc := ispec.Descriptor{MediaType: media, Digest: digestOf(raw), Size: int64(len(raw))}
 	return doc.assemble(desc, raw, config, want)

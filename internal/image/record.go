@@ -13,6 +13,7 @@ import (
 	"github.com/opencontainers/image-spec/specs-go"
 	ispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/11f9778f/berth/internal/image/kind"
 	"github.com/11f9778f/berth/internal/image/reference"
 )
 
@@ -256,7 +257,7 @@ func (s *Store) find(what string) (digest.Digest, error) {
 	for _, m := range s.manifests {
 		if id := m.config.Digest; strings.HasPrefix(id.Encoded(), hex) && id != found {
 			if found != "" {
-				return "", fmt.Errorf("image %q: %w, several images have an ID that begins so; give more digits", what, ErrAmbiguous)
+				return "", kind.Errorf(ErrAmbiguous, "image %q is ambiguous, several images have an ID that begins so; give more digits", what)
 			}
 			found = id
 		}
@@ -268,7 +269,7 @@ func (s *Store) find(what string) (digest.Digest, error) {
 }
 
 func notFound(what string) error {
-	return fmt.Errorf("image %q: %w in the store; pull it first", what, ErrNotFound)
+	return kind.Errorf(ErrNotFound, "image %q is not in the store; pull it first", what)
 }
 
 func isHex(s string) bool {

@@ -15,6 +15,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/11f9778f/berth/internal/failpoint"
+	"github.com/11f9778f/berth/internal/image/kind"
 	"github.com/11f9778f/berth/internal/sys"
 	"github.com/11f9778f/berth/internal/trace"
 )
@@ -34,7 +35,7 @@ func checkOverlay() error {
 		err = sys.HasOverlay()
 	}
 	if err != nil {
-		return fmt.Errorf("%w: this kernel does not have it (%w); load the module with \"modprobe overlay\", or use a kernel with CONFIG_OVERLAY_FS", ErrNoOverlay, err)
+		return kind.Errorf(ErrNoOverlay, "this kernel does not have it (%w); load the module with \"modprobe overlay\", or use a kernel with CONFIG_OVERLAY_FS", err)
 	}
 	return nil
 }
@@ -258,7 +259,7 @@ func (s *Store) Usage(ctx context.Context, key string) (Usage, error) {
 	}
 	d, err := sys.OpenFolder(filepath.Join(s.snapshot(key), "upper"))
 	if isNotExist(err) {
-		return Usage{}, fmt.Errorf("root filesystem %s: %w", key, ErrNotFound)
+		return Usage{}, kind.Errorf(ErrNotFound, "there is no root filesystem %s", key)
 	}
 	if err != nil {
 		return Usage{}, err

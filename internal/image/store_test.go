@@ -35,7 +35,7 @@ func needRoot(t testing.TB) {
 }
 
 // quick are retries that a test can wait for.
-var quick = Retry{Attempts: 3, Base: time.Millisecond, Max: 5 * time.Millisecond, Stall: 5 * time.Second}
+var quick = Retry{Attempts: 5, Base: time.Millisecond, Max: 5 * time.Millisecond, Stall: 5 * time.Second}
 
 func openAt(t testing.TB, root string, change func(*Config)) *Store {
 	t.Helper()

@@ -2,7 +2,6 @@ package image
 
 import (
 	"context"
-	"fmt"
 	"hash"
 	"io"
 	"os"
@@ -11,6 +10,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/11f9778f/berth/internal/image/decompress"
+	"github.com/11f9778f/berth/internal/image/kind"
 	"github.com/11f9778f/berth/internal/image/unpack"
 )
 
@@ -222,7 +222,7 @@ func (a *ahead) drain(l unpack.Limits) error {
 	if n, err := io.Copy(io.Discard, io.LimitReader(a, limit+1)); err != nil {
 		return err
 	} else if n > limit {
-		return fmt.Errorf("%w: it is larger than allowed when unpacked", unpack.ErrLimit)
+		return kind.Errorf(unpack.ErrLimit, "it is larger than allowed when unpacked")
 	}
 	return nil
 }

@@ -9,7 +9,6 @@ import (
 	"crypto/sha256"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"os"
 	"path"
@@ -20,6 +19,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/11f9778f/berth/internal/image/decompress"
+	"github.com/11f9778f/berth/internal/image/kind"
 )
 
 // ErrArchive is an archive that can't be read or is over the limits.
@@ -50,7 +50,7 @@ type Archive struct {
 func Read(ctx context.Context, r io.Reader, dir string, limit int64) (*Archive, error) {
 	z, err := decompress.Reader(r)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrArchive, err)
+		return nil, kind.Errorf(ErrArchive, "%w", err)
 	}
 	defer z.Close()
 	a := &Archive{files: map[string]*File{}, links: map[string]string{}, byDigest: map[digest.Digest]*File{}}
@@ -64,10 +64,10 @@ func Read(ctx context.Context, r io.Reader, dir string, limit int64) (*Archive, 
 			return a, nil
 		}
 		if err != nil {
-			return nil, fmt.Errorf("%w: it is not a whole tar archive: %w", ErrArchive, err)
+			return nil, kind.Errorf(ErrArchive, "it is not a whole tar archive: %w", err)
 		}
 		if n >= maxFiles {
-			return nil, fmt.Errorf("%w: it has more than %d files", ErrArchive, maxFiles)
+			return nil, kind.Errorf(ErrArchive, "it has more than %d files", maxFiles)
 		}
 		name := clean(hdr.Name)
 		switch hdr.Typeflag {
@@ -77,7 +77,7 @@ func Read(ctx context.Context, r io.Reader, dir string, limit int64) (*Archive, 
 			a.links[name] = clean(hdr.Linkname)
 		case tar.TypeReg:
 			if hdr.Size > limit {
-				return nil, fmt.Errorf("%w: it is larger than allowed", ErrArchive)
+				return nil, kind.Errorf(ErrArchive, "it is larger than allowed")
 			}
 			limit -= hdr.Size
 			if err := a.spool(ctx, tr, name, filepath.Join(dir, strconv.Itoa(n))); err != nil {
@@ -103,7 +103,7 @@ func (a *Archive) spool(ctx context.Context, r io.Reader, name, to string) error
 	case errors.As(err, &pe): // the disk
 		return err
 	case err != nil && ctx.Err() == nil:
-		return fmt.Errorf("%w: the file %q in it is cut off: %w", ErrArchive, name, err)
+		return kind.Errorf(ErrArchive, "the file %q in it is cut off: %w", name, err)
 	case err != nil:
 		return err
 	}
@@ -150,7 +150,7 @@ func (a *Archive) ByDigest(d digest.Digest) (*File, bool) {
 // Bytes reads a document.
 func (f *File) Bytes() ([]byte, error) {
 	if f.Size > MaxDocument {
-		return nil, fmt.Errorf("%w: a document in it has %d bytes, at most %d are expected", ErrArchive, f.Size, MaxDocument)
+		return nil, kind.Errorf(ErrArchive, "a document in it has %d bytes, at most %d are expected", f.Size, MaxDocument)
 	}
 	return os.ReadFile(f.Path)
 }
@@ -162,7 +162,7 @@ func (f *File) JSON(v any) error {
 		return err
 	}
 	if err := json.Unmarshal(b, v); err != nil {
-		return fmt.Errorf("%w: a document in it is not valid JSON: %w", ErrArchive, err)
+		return kind.Errorf(ErrArchive, "a document in it is not valid JSON: %w", err)
 	}
 	return nil
 }

@@ -4,14 +4,15 @@
 package reference
 
 import (
-	"errors"
-	"fmt"
-	"strings"
-
 	_ "crypto/sha256" // go-digest looks its algorithms up among the linked ones
 	_ "crypto/sha512"
+	"errors"
+	"strings"
+
 	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
+
+	"github.com/11f9778f/berth/internal/image/kind"
 )
 
 // ErrInvalid is a text that names no image.
@@ -27,11 +28,11 @@ type Reference struct {
 // Parse reads a name as users write it.
 func Parse(s string) (Reference, error) {
 	if len(s) > 1024 {
-		return Reference{}, fmt.Errorf("%w: it is %d characters long", ErrInvalid, len(s))
+		return Reference{}, kind.Errorf(ErrInvalid, "it is %d characters long", len(s))
 	}
 	named, err := reference.ParseNormalizedNamed(s)
 	if err != nil {
-		return Reference{}, fmt.Errorf("%w %q: %s; write it as [registry/]name[:tag][@digest], in lower case", ErrInvalid, s, trim(err))
+		return Reference{}, kind.Errorf(ErrInvalid, "invalid image name %q: %s; write it as [registry/]name[:tag][@digest], in lower case", s, trim(err))
 	}
 	r := Reference{domain: reference.Domain(named), path: reference.Path(named)}
 	if t, ok := named.(reference.Tagged); ok {

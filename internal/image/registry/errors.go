@@ -6,11 +6,14 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"strings"
 
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
+
+	"github.com/11f9778f/berth/internal/image/kind"
 )
 
 // What a caller may want to tell apart; errors of a Client wrap them.
@@ -71,16 +74,19 @@ func (c *Client) explain(ctx context.Context, what string, err error) error {
 	}
 	var plain *plainError
 	if errors.As(err, &plain) {
-		return fmt.Errorf("%w: the registry %s does not answer over TLS, and %w", ErrUnavailable, c.Host(), plain)
+		return kind.Errorf(ErrUnavailable, "the registry %s does not answer over TLS, and %w", c.Host(), plain)
 	}
 	var cert *tls.CertificateVerificationError
 	if errors.As(err, &cert) {
-		return fmt.Errorf("%w: the certificate of the registry %s is not trusted: %w; add its authority to this machine's certificates", ErrUnavailable, c.Host(), cert.Err)
+		return kind.Errorf(ErrUnavailable, "the certificate of the registry %s is not trusted: %w; add its authority to this machine's certificates", c.Host(), cert.Err)
 	}
 	if strings.Contains(err.Error(), "server gave HTTP response to HTTPS client") {
-		return fmt.Errorf("%w: the registry %s answers without TLS; name the host as a plain-HTTP registry if you trust the network", ErrUnavailable, c.Host())
+		return kind.Errorf(ErrUnavailable, "the registry %s answers without TLS; name the host as a plain-HTTP registry if you trust the network", c.Host())
 	}
-	return fmt.Errorf("%w: the registry %s can't be reached: %w; check the name, the network and the proxy", ErrUnavailable, c.Host(), err)
+	if errors.Is(err, errStalled) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) {
+		return kind.Errorf(ErrUnavailable, "the connection to the registry %s broke again and again while it sent %s (%w); check the network, or try again later", c.Host(), what, err)
+	}
+	return kind.Errorf(ErrUnavailable, "the registry %s can't be reached: %w; check the name, the network and the proxy", c.Host(), err)
 }
 
 func (c *Client) explainStatus(what string, te *transport.Error) error {
@@ -91,14 +97,13 @@ func (c *Client) explainStatus(what string, te *transport.Error) error {
 	}
 	switch {
 	case te.StatusCode == http.StatusNotFound:
-		return fmt.Errorf("%w: the registry %s has no %s (%s); check the name and the tag", ErrNotFound, c.Host(), what, said)
+		return kind.Errorf(ErrNotFound, "the registry %s has no %s (%s); check the name and the tag", c.Host(), what, said)
 	case te.StatusCode == http.StatusUnauthorized, te.StatusCode == http.StatusForbidden:
-		return fmt.Errorf("%w: the registry %s does not give out %s (%s); it does not exist or it is private: check the name, or log in with an account that may read it",
-			ErrUnauthorized, c.Host(), what, said)
+		return kind.Errorf(ErrUnauthorized, "the registry %s does not give out %s (%s); it does not exist or it is private: check the name, or log in with an account that may read it", c.Host(), what, said)
 	case te.StatusCode == http.StatusTooManyRequests:
-		return fmt.Errorf("%w: the registry %s limits the rate of requests (%s); wait a while, or log in for a higher limit", ErrUnavailable, c.Host(), said)
+		return kind.Errorf(ErrUnavailable, "the registry %s limits the rate of requests (%s); wait a while, or log in for a higher limit", c.Host(), said)
 	}
-	return fmt.Errorf("%w: the registry %s failed to deliver %s (%s); try again later", ErrUnavailable, c.Host(), what, said)
+	return kind.Errorf(ErrUnavailable, "the registry %s failed to deliver %s (%s); try again later", c.Host(), what, said)
 }
 
 // printable shortens a registry's words and takes control characters out.

@@ -15,6 +15,8 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 	"github.com/opencontainers/go-digest"
 	ispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/11f9778f/berth/internal/image/kind"
 )
 
 // MaxManifest bounds manifests, indexes and configurations: 4 MiB, what registries take.
@@ -52,7 +54,7 @@ func (c *Client) Manifest(ctx context.Context, identifier string, accept []strin
 			return false, err
 		}
 		if len(b) > MaxManifest {
-			return false, fmt.Errorf("%w: the manifest of %s is larger than %d bytes", ErrCorrupt, what, MaxManifest)
+			return false, kind.Errorf(ErrCorrupt, "the manifest of %s is larger than %d bytes", what, MaxManifest)
 		}
 		media, _, _ := strings.Cut(resp.Header.Get("Content-Type"), ";")
 		m = Manifest{MediaType: strings.TrimSpace(media), Bytes: b, Digest: digest.FromBytes(b)}
@@ -63,7 +65,7 @@ func (c *Client) Manifest(ctx context.Context, identifier string, accept []strin
 	}
 	if want != "" {
 		if got := want.Algorithm().FromBytes(m.Bytes); got != want {
-			return Manifest{}, fmt.Errorf("%w: the registry %s sent another manifest than %s (it is %s); do not trust it", ErrCorrupt, c.Host(), what, got)
+			return Manifest{}, kind.Errorf(ErrCorrupt, "the registry %s sent another manifest than %s (it is %s); do not trust it", c.Host(), what, got)
 		}
 	}
 	return m, nil
@@ -72,14 +74,14 @@ func (c *Client) Manifest(ctx context.Context, identifier string, accept []strin
 // Bytes fetches a small blob whole and checks its digest.
 func (c *Client) Bytes(ctx context.Context, desc ispec.Descriptor) ([]byte, error) {
 	if desc.Size < 0 || desc.Size > MaxManifest {
-		return nil, fmt.Errorf("%w: the blob %s of %s has %d bytes, at most %d are expected", ErrCorrupt, desc.Digest, c.ref, desc.Size, MaxManifest)
+		return nil, kind.Errorf(ErrCorrupt, "the blob %s of %s has %d bytes, at most %d are expected", desc.Digest, c.ref, desc.Size, MaxManifest)
 	}
 	var buf bytes.Buffer
 	if err := c.Blob(ctx, desc, &buf); err != nil {
 		return nil, err
 	}
 	if got := desc.Digest.Algorithm().FromBytes(buf.Bytes()); got != desc.Digest {
-		return nil, fmt.Errorf("%w: the registry %s sent another blob than %s (it is %s); do not trust it", ErrCorrupt, c.Host(), desc.Digest, got)
+		return nil, kind.Errorf(ErrCorrupt, "the registry %s sent another blob than %s (it is %s); do not trust it", c.Host(), desc.Digest, got)
 	}
 	return buf.Bytes(), nil
 }
@@ -119,7 +121,7 @@ func (c *Client) blobFrom(ctx context.Context, desc ispec.Descriptor, offset int
 	skip := offset
 	if resp.StatusCode == http.StatusPartialContent {
 		if !strings.HasPrefix(resp.Header.Get("Content-Range"), fmt.Sprintf("bytes %d-", offset)) {
-			return 0, fmt.Errorf("%w: the registry %s answered a request for the bytes from %d with %q", ErrCorrupt, c.Host(), offset, printable(resp.Header.Get("Content-Range")))
+			return 0, kind.Errorf(ErrCorrupt, "the registry %s answered a request for the bytes from %d with %q", c.Host(), offset, printable(resp.Header.Get("Content-Range")))
 		}
 		skip = 0
 	}
@@ -158,7 +160,7 @@ func (c *Client) copy(w io.Writer, body io.Reader, desc ispec.Descriptor, left i
 }
 
 func (c *Client) tooLong(desc ispec.Descriptor) error {
-	return fmt.Errorf("%w: the registry %s sent more bytes for %s than the %d of its manifest; do not trust it", ErrCorrupt, c.Host(), desc.Digest, desc.Size)
+	return kind.Errorf(ErrCorrupt, "the registry %s sent more bytes for %s than the %d of its manifest; do not trust it", c.Host(), desc.Digest, desc.Size)
 }
 
 // unexpected makes an end of the body the error that it is.

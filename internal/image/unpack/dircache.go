@@ -2,11 +2,11 @@ package unpack
 
 import (
 	"errors"
-	"fmt"
 	"io/fs"
 	"path"
 	"time"
 
+	"github.com/11f9778f/berth/internal/image/kind"
 	"github.com/11f9778f/berth/internal/sys"
 )
 
@@ -100,7 +100,7 @@ func (c *dirCache) make(p string, links int) (*sys.Folder, error) {
 	t.Close()
 	d, err = c.root.InRoot(p)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("%w: its path goes through a link that leads nowhere", ErrLayer)
+		return nil, kind.Errorf(ErrLayer, "its path goes through a link that leads nowhere")
 	}
 	return d, err
 }

@@ -9,6 +9,7 @@ import (
 	"path"
 	"strings"
 
+	"github.com/11f9778f/berth/internal/image/kind"
 	"github.com/11f9778f/berth/internal/sys"
 )
 
@@ -85,15 +86,15 @@ func (a *applier) makeNode(parent *sys.Folder, base string, hdr *tar.Header, con
 	}
 }
 
-func (a *applier) device(parent *sys.Folder, base string, kind, mode uint32, hdr *tar.Header) error {
+func (a *applier) device(parent *sys.Folder, base string, node, mode uint32, hdr *tar.Header) error {
 	var major, minor uint32
-	if kind != sys.NodeFifo {
+	if node != sys.NodeFifo {
 		if hdr.Devmajor < 0 || hdr.Devmajor >= 1<<12 || hdr.Devminor < 0 || hdr.Devminor >= 1<<20 {
-			return fmt.Errorf("%w: there is no device %d:%d", ErrLayer, hdr.Devmajor, hdr.Devminor)
+			return kind.Errorf(ErrLayer, "there is no device %d:%d", hdr.Devmajor, hdr.Devminor)
 		}
 		major, minor = uint32(hdr.Devmajor), uint32(hdr.Devminor)
 	}
-	if err := parent.Mknod(base, kind, major, minor); err != nil {
+	if err := parent.Mknod(base, node, major, minor); err != nil {
 		return err
 	}
 	return nodeMeta(parent, base, hdr, &mode)
@@ -114,7 +115,7 @@ func nodeMeta(parent *sys.Folder, base string, hdr *tar.Header, mode *uint32) er
 
 func (a *applier) file(parent *sys.Folder, base string, hdr *tar.Header, content io.Reader) error {
 	if hdr.Size < 0 || hdr.Size > a.limits.Bytes-a.stats.Bytes {
-		return fmt.Errorf("%w: the layer's files are larger than %d bytes", ErrLimit, a.limits.Bytes)
+		return kind.Errorf(ErrLimit, "the layer's files are larger than %d bytes", a.limits.Bytes)
 	}
 	f, err := parent.Create(base)
 	if err != nil {
@@ -233,7 +234,7 @@ func (a *applier) hardlink(parent *sys.Folder, name, base string, hdr *tar.Heade
 	if target == name {
 		return nil
 	}
-	missing := fmt.Errorf("%w: it is a hard link to %q, which this layer does not have", ErrLayer, shorten(hdr.Linkname))
+	missing := kind.Errorf(ErrLayer, "it is a hard link to %q, which this layer does not have", shorten(hdr.Linkname))
 	if a.whiteouts[target] {
 		return missing
 	}
@@ -254,7 +255,7 @@ func (a *applier) hardlink(parent *sys.Folder, name, base string, hdr *tar.Heade
 		return err
 	}
 	if st.Mode.IsDir() {
-		return fmt.Errorf("%w: it is a hard link to the directory %q", ErrLayer, shorten(hdr.Linkname))
+		return kind.Errorf(ErrLayer, "it is a hard link to the directory %q", shorten(hdr.Linkname))
 	}
 	return parent.Link(old, oldBase, base)
 }
@@ -269,7 +270,7 @@ func (a *applier) whiteout(parent *sys.Folder, dirName, base string) error {
 	}
 	victim := strings.TrimPrefix(base, whiteoutPrefix)
 	if victim == "" || victim == "." || victim == ".." {
-		return fmt.Errorf("%w: it deletes %q", ErrLayer, victim)
+		return kind.Errorf(ErrLayer, "it deletes %q", victim)
 	}
 	name := path.Join(dirName, victim)
 	err := parent.Mknod(victim, sys.NodeChar, 0, 0)

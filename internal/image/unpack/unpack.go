@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/11f9778f/berth/internal/image/kind"
 	"github.com/11f9778f/berth/internal/sys"
 )
 
@@ -109,7 +110,7 @@ func (a *applier) run(tr *tar.Reader) error {
 		a.stats.Entries++
 		a.stats.DiskBytes += blockSize
 		if a.stats.Entries > a.limits.Entries {
-			return fmt.Errorf("%w: it has more than %d entries", ErrLimit, a.limits.Entries)
+			return kind.Errorf(ErrLimit, "it has more than %d entries", a.limits.Entries)
 		}
 		if err := a.entry(hdr, tr); err != nil {
 			return fmt.Errorf("entry %q: %w", shorten(hdr.Name), err)
@@ -120,7 +121,7 @@ func (a *applier) run(tr *tar.Reader) error {
 // tarError marks what the parser says about the stream, and leaves errors of the stream alone.
 func tarError(err error) error {
 	if errors.Is(err, tar.ErrHeader) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, tar.ErrFieldTooLong) {
-		return fmt.Errorf("%w: it is not a whole tar archive (%w)", ErrLayer, err)
+		return kind.Errorf(ErrLayer, "it is not a whole tar archive (%w)", err)
 	}
 	return err
 }
@@ -140,7 +141,7 @@ func (a *applier) entry(hdr *tar.Header, content io.Reader) error {
 		return nil
 	case tar.TypeReg, tar.TypeDir, tar.TypeSymlink, tar.TypeLink, tar.TypeChar, tar.TypeBlock, tar.TypeFifo, tar.TypeGNUSparse, tar.TypeCont:
 	default:
-		return fmt.Errorf("%w: its type %q is unknown", ErrLayer, hdr.Typeflag)
+		return kind.Errorf(ErrLayer, "its type %q is unknown", hdr.Typeflag)
 	}
 	name, err := a.clean(hdr.Name)
 	if err != nil {
@@ -151,7 +152,7 @@ func (a *applier) entry(hdr *tar.Header, content io.Reader) error {
 	}
 	if name == "." {
 		if hdr.Typeflag != tar.TypeDir {
-			return fmt.Errorf("%w: the root must be a directory", ErrLayer)
+			return kind.Errorf(ErrLayer, "the root must be a directory")
 		}
 		return a.dirMeta(a.root, ".", hdr)
 	}
@@ -182,7 +183,7 @@ func (a *applier) place(name string, hdr *tar.Header, content io.Reader) error {
 func (a *applier) remember(name string) error {
 	a.memory += int64(len(name)) + 64
 	if a.memory > maxMemory {
-		return fmt.Errorf("%w: the names of its directories are too long in sum", ErrLimit)
+		return kind.Errorf(ErrLimit, "the names of its directories are too long in sum")
 	}
 	return nil
 }
@@ -191,17 +192,17 @@ func (a *applier) remember(name string) error {
 // would keep it inside: an honest layer has no such name.
 func (a *applier) clean(name string) (string, error) {
 	if strings.IndexByte(name, 0) >= 0 {
-		return "", fmt.Errorf("%w: its name has a NUL byte", ErrLayer)
+		return "", kind.Errorf(ErrLayer, "its name has a NUL byte")
 	}
 	clean := path.Clean(strings.TrimLeft(name, "/"))
 	if clean == ".." || strings.HasPrefix(clean, "../") {
-		return "", fmt.Errorf("%w: it would be outside of the image", ErrLayer)
+		return "", kind.Errorf(ErrLayer, "it would be outside of the image")
 	}
 	if depth := strings.Count(clean, "/") + 1; depth > a.limits.Depth {
-		return "", fmt.Errorf("%w: it is %d directories deep, %d are allowed", ErrLimit, depth, a.limits.Depth)
+		return "", kind.Errorf(ErrLimit, "it is %d directories deep, %d are allowed", depth, a.limits.Depth)
 	}
 	if len(clean) >= 4096 { // PATH_MAX
-		return "", fmt.Errorf("%w: its name is too long", ErrLimit)
+		return "", kind.Errorf(ErrLimit, "its name is too long")
 	}
 	return clean, nil
 }
@@ -210,7 +211,7 @@ func (a *applier) clean(name string) (string, error) {
 func checkOwner(hdr *tar.Header) error {
 	const top = 1<<32 - 1
 	if uint64(hdr.Uid) >= top || uint64(hdr.Gid) >= top {
-		return fmt.Errorf("%w: its owner %d:%d does not exist on Linux", ErrLayer, hdr.Uid, hdr.Gid)
+		return kind.Errorf(ErrLayer, "its owner %d:%d does not exist on Linux", hdr.Uid, hdr.Gid)
 	}
 	return nil
 }
@@ -219,11 +220,11 @@ func checkOwner(hdr *tar.Header) error {
 func layerPathError(err error) error {
 	switch {
 	case errors.Is(err, sys.ErrNotDir):
-		return fmt.Errorf("%w: its path goes through something that is no directory", ErrLayer)
+		return kind.Errorf(ErrLayer, "its path goes through something that is no directory")
 	case errors.Is(err, sys.ErrLoop):
-		return fmt.Errorf("%w: its path goes through too many symbolic links", ErrLayer)
+		return kind.Errorf(ErrLayer, "its path goes through too many symbolic links")
 	case errors.Is(err, sys.ErrTooLong):
-		return fmt.Errorf("%w: its name is too long", ErrLimit)
+		return kind.Errorf(ErrLimit, "its name is too long")
 	}
 	return err
 }
@@ -257,7 +258,7 @@ func (l *limitedReader) Read(p []byte) (int, error) {
 	n, err := l.r.Read(p)
 	l.left -= int64(n)
 	if l.left < 0 {
-		return 0, fmt.Errorf("%w: it is larger than allowed when unpacked", ErrLimit)
+		return 0, kind.Errorf(ErrLimit, "it is larger than allowed when unpacked")
 	}
 	return n, err
 }

@@ -1,0 +1,618 @@
+package image
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/empty"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/random"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/google/go-containerregistry/pkg/v1/static"
+	"github.com/google/go-containerregistry/pkg/v1/types"
+	"github.com/klauspost/compress/zstd"
+	"github.com/opencontainers/go-digest"
+	ispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+func isBlob(r *http.Request) bool     { return strings.Contains(r.URL.Path, "/blobs/") }
+func isManifest(r *http.Request) bool { return strings.Contains(r.URL.Path, "/manifests/") }
+
+// mustFail pulls, checks the error's kind and words, and that nothing is left.
+func mustFail(t *testing.T, s *Store, ref string, kind error, words ...string) {
+	t.Helper()
+	_, err := s.Pull(context.Background(), ref, PullOptions{})
+	if err == nil || !errors.Is(err, kind) {
+		t.Fatalf("got %v, want %v", err, kind)
+	}
+	for _, w := range append(words, "pull "+strings.TrimSuffix(ref, ":latest")) {
+		if !strings.Contains(err.Error(), w) {
+			t.Errorf("%q does not say %q", err, w)
+		}
+	}
+	if strings.Contains(err.Error(), "\n") {
+		t.Errorf("%q is more than a sentence", err)
+	}
+	t.Log(err)
+	checkEmpty(t, s)
+}
+
+func TestRegistrySaysNo(t *testing.T) {
+	f, s := newFake(t), openStore(t, nil)
+	ref := f.push(t, "app:1", simple(t))
+	mustFail(t, s, f.host()+"/none:7", ErrNotFound, f.host(), "none:7", "404", "check the name")
+	for code, kind := range map[int]error{401: ErrUnauthorized, 403: ErrUnauthorized, 429: ErrUnavailable, 500: ErrUnavailable, 503: ErrUnavailable} {
+		for what, match := range map[string]func(*http.Request) bool{"manifest": isManifest, "blob": isBlob} {
+			t.Run(fmt.Sprint(what, " ", code), func(t *testing.T) {
+				f.hook = func(w http.ResponseWriter, r *http.Request) bool {
+					if match(r) {
+						w.WriteHeader(code)
+						return true
+					}
+					return false
+				}
+				mustFail(t, s, ref, kind, f.host(), fmt.Sprint(code))
+			})
+		}
+	}
+}
+
+func TestRegistryFailsForAWhile(t *testing.T) {
+	f := newFake(t)
+	ref := f.push(t, "app:1", simple(t))
+	for what, fail := range map[string]func(w http.ResponseWriter, r *http.Request){
+		"429":    func(w http.ResponseWriter, r *http.Request) { w.Header().Set("Retry-After", "1"); w.WriteHeader(429) },
+		"500":    func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(500) },
+		"broken": func(w http.ResponseWriter, r *http.Request) { hangUp(w) },
+		"half": func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Length", "400")
+			w.Write(make([]byte, 10))
+			w.(http.Flusher).Flush()
+			hangUp(w)
+		},
+	} {
+		t.Run(what, func(t *testing.T) {
+			s := openStore(t, nil)
+			var mu sync.Mutex
+			seen := map[string]int{}
+			f.hook = func(w http.ResponseWriter, r *http.Request) bool {
+				if what == "half" && !isManifest(r) {
+					return false
+				}
+				mu.Lock()
+				seen[r.URL.Path]++
+				n := seen[r.URL.Path]
+				mu.Unlock()
+				if n <= 2 {
+					fail(w, r)
+				}
+				return n <= 2
+			}
+			if _, err := s.Pull(context.Background(), ref, PullOptions{}); err != nil {
+				t.Fatal(err)
+			}
+		})
+	}
+}
+
+func hangUp(w http.ResponseWriter) {
+	c, _, err := w.(http.Hijacker).Hijack()
+	if err == nil {
+		c.Close()
+	}
+}
+
+// cutter answers blob requests with at most n bytes and hangs up, and knows ranges.
+func cutter(t *testing.T, blobs map[string][]byte, n int, ranges bool, requests *atomic.Int32) func(http.ResponseWriter, *http.Request) bool {
+	return func(w http.ResponseWriter, r *http.Request) bool {
+		b, ok := blobs[r.URL.Path[strings.LastIndex(r.URL.Path, "/")+1:]]
+		if !ok || !isBlob(r) {
+			return false
+		}
+		requests.Add(1)
+		from := 0
+		if ranges {
+			fmt.Sscanf(r.Header.Get("Range"), "bytes=%d-", &from)
+		}
+		w.Header().Set("Content-Length", fmt.Sprint(len(b)-from))
+		if from > 0 {
+			w.Header().Set("Content-Range", fmt.Sprintf("bytes %d-%d/%d", from, len(b)-1, len(b)))
+			w.WriteHeader(http.StatusPartialContent)
+		}
+		end := min(from+n, len(b))
+		w.Write(b[from:end])
+		w.(http.Flusher).Flush()
+		if end < len(b) {
+			hangUp(w)
+		}
+		return true
+	}
+}
+
+func blobsOf(t *testing.T, img v1.Image) map[string][]byte {
+	t.Helper()
+	blobs := map[string][]byte{}
+	ls, err := img.Layers()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, l := range ls {
+		d, _ := l.Digest()
+		r, err := l.Compressed()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var b bytes.Buffer
+		b.ReadFrom(r)
+		blobs[d.String()] = b.Bytes()
+	}
+	return blobs
+}
+
+func randomImage(t testing.TB, size int64, n int) v1.Image {
+	t.Helper()
+	var layers []v1.Layer
+	for range n {
+		l, err := random.Layer(size, types.DockerLayer)
+		if err != nil {
+			t.Fatal(err)
+		}
+		layers = append(layers, l)
+	}
+	return build(t, machine(), layers...)
+}
+
+func TestResume(t *testing.T) {
+	f, s := newFake(t), openStore(t, nil)
+	img := randomImage(t, 300_000, 1)
+	ref := f.push(t, "app:1", img)
+	var requests atomic.Int32
+	f.hook = cutter(t, blobsOf(t, img), 50_000, true, &requests)
+	if _, err := s.Pull(context.Background(), ref, PullOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if n := requests.Load(); n < 6 || n > 8 {
+		t.Errorf("%d requests: it did not go on where it broke off", n)
+	}
+}
+
+func TestTruncatedForever(t *testing.T) {
+	f, s := newFake(t), openStore(t, nil)
+	img := randomImage(t, 300_000, 2)
+	ref := f.push(t, "app:1", img)
+	var requests atomic.Int32
+	f.hook = cutter(t, blobsOf(t, img), 50_000, false, &requests)
+	mustFail(t, s, ref, ErrUnavailable, "broke again and again")
+}
+
+func TestStalled(t *testing.T) {
+	f := newFake(t)
+	s := openStore(t, func(c *Config) { c.Retry.Stall = 50 * time.Millisecond })
+	ref := f.push(t, "app:1", randomImage(t, 1000, 1))
+	f.hook = func(w http.ResponseWriter, r *http.Request) bool {
+		if isBlob(r) {
+			w.(http.Flusher).Flush()
+			<-r.Context().Done()
+			return true
+		}
+		return false
+	}
+	mustFail(t, s, ref, ErrUnavailable, "silent")
+}
+
+func TestLies(t *testing.T) {
+	f, s := newFake(t), openStore(t, nil)
+	img := randomImage(t, 1000, 2)
+	ref := f.push(t, "app:1", img)
+	layers, _ := img.Layers()
+	victim, _ := layers[1].Digest()
+	config, _ := img.ConfigName()
+	whole := blobsOf(t, img)[victim.String()]
+	lie := func(path string, b []byte) func(http.ResponseWriter, *http.Request) bool {
+		return func(w http.ResponseWriter, r *http.Request) bool {
+			if !strings.HasSuffix(r.URL.Path, path) {
+				return false
+			}
+			w.Write(b)
+			return true
+		}
+	}
+	flipped := bytes.Clone(whole)
+	flipped[len(flipped)/2] ^= 1
+	for name, c := range map[string]struct {
+		hook func(http.ResponseWriter, *http.Request) bool
+		word string
+	}{
+		"layer bit":    {lie(victim.String(), flipped), victim.String()},
+		"layer zeros":  {lie(victim.String(), make([]byte, len(whole))), victim.String()},
+		"layer longer": {lie(victim.String(), append(bytes.Clone(whole), 0)), "more bytes"},
+		"config":       {lie(config.String(), []byte(strings.Repeat("x", 10))), "registry"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f.hook = c.hook
+			kind := ErrCorrupt
+			if name == "config" { // it is shorter than promised
+				kind = ErrUnavailable
+			}
+			mustFail(t, s, ref, kind, c.word)
+		})
+	}
+	t.Run("manifest by digest", func(t *testing.T) {
+		d, _ := img.Digest()
+		other, _ := randomImage(t, 10, 1).RawManifest()
+		f.hook = lie(d.String(), other)
+		mustFail(t, s, f.host()+"/app@"+d.String(), ErrCorrupt, d.String(), "do not trust")
+	})
+	f.hook = nil
+	t.Run("diff ID", func(t *testing.T) {
+		cf, _ := img.ConfigFile()
+		cf = cf.DeepCopy()
+		cf.RootFS.DiffIDs[0] = v1.Hash{Algorithm: "sha256", Hex: strings.Repeat("ab", 32)}
+		liar, err := mutate.ConfigFile(img, cf)
+		if err != nil {
+			t.Fatal(err)
+		}
+		mustFail(t, s, f.push(t, "liar:1", liar), ErrCorrupt, "abababab")
+	})
+	t.Run("hostile layer", func(t *testing.T) {
+		evil := build(t, machine(), layer(t, file{name: "ok", body: "1"}, file{name: "../x", body: "evil"}))
+		mustFail(t, s, f.push(t, "evil:1", evil), ErrCorrupt, `"../x"`, "outside")
+	})
+	t.Run("layer is no tar", func(t *testing.T) {
+		mustFail(t, s, f.push(t, "text:1", build(t, machine(), static.NewLayer(bytes.Repeat([]byte("text"), 1000), types.DockerLayer))), ErrCorrupt, "tar")
+	})
+	t.Run("no image", func(t *testing.T) {
+		chart := mutate.ConfigMediaType(simple(t), "application/vnd.cncf.helm.config.v1+json")
+		mustFail(t, s, f.push(t, "chart:1", chart), ErrCorrupt, "helm")
+	})
+	t.Run("both image and index", func(t *testing.T) {
+		raw, _ := img.RawManifest()
+		var m map[string]any
+		json.Unmarshal(raw, &m)
+		m["manifests"] = []any{}
+		both, _ := json.Marshal(m)
+		f.hook = lie("/manifests/1", both)
+		mustFail(t, s, ref, ErrCorrupt, "ambiguous")
+	})
+}
+
+func TestPlatforms(t *testing.T) {
+	f, s := newFake(t), openStore(t, nil)
+	other := "arm64"
+	if machine() == other {
+		other = "amd64"
+	}
+	mustFail(t, s, f.push(t, "other:1", build(t, other, layer(t, file{name: "a"}))), ErrPlatform, "it is for linux/"+other, "this machine is linux/"+machine())
+
+	index := func(archs ...string) v1.ImageIndex {
+		idx := mutate.IndexMediaType(v1.ImageIndex(empty.Index), types.DockerManifestList)
+		for _, a := range archs {
+			img := build(t, a, layer(t, file{name: "arch", body: a}))
+			idx = mutate.AppendManifests(idx, mutate.IndexAddendum{Add: img, Descriptor: v1.Descriptor{Platform: &v1.Platform{OS: "linux", Architecture: a}}})
+		}
+		return mutate.AppendManifests(idx, mutate.IndexAddendum{Add: build(t, "unknown", layer(t, file{name: "attest"})), Descriptor: v1.Descriptor{Platform: &v1.Platform{OS: "unknown", Architecture: "unknown"}}})
+	}
+	push := func(repo string, idx v1.ImageIndex) string {
+		r, err := name.ParseReference(f.host() + "/" + repo)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := remote.WriteIndex(r, idx); err != nil {
+			t.Fatal(err)
+		}
+		return f.host() + "/" + repo
+	}
+	mustFail(t, s, push("others:1", index(other, "s390x")), ErrPlatform, "linux/"+other, "linux/s390x", "this machine is")
+
+	idx := index("s390x", machine(), other)
+	ref := push("multi:1", idx)
+	img, err := s.Pull(context.Background(), ref, PullOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b, _ := s.ReadFile(context.Background(), img, "/arch", 100); string(b) != machine() {
+		t.Errorf("chose %q", b)
+	}
+	d, _ := idx.Digest()
+	if len(img.RepoDigests) != 1 || !strings.HasSuffix(img.RepoDigests[0], "multi@"+d.String()) {
+		t.Errorf("RepoDigests %v, want the index's %s", img.RepoDigests, d)
+	}
+	img, err = s.Pull(context.Background(), ref, PullOptions{Platform: &ispec.Platform{OS: "linux", Architecture: other}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b, _ := s.ReadFile(context.Background(), img, "/arch", 100); string(b) != other {
+		t.Errorf("chose %q", b)
+	}
+}
+
+func TestLayerForms(t *testing.T) {
+	f, s := newFake(t), openStore(t, nil)
+	plain := layerTar(t, file{name: "plain", body: "p"})
+	zs := layerTar(t, file{name: "zstd", body: "z"})
+	enc, _ := zstd.NewWriter(nil)
+	packed := enc.EncodeAll(zs, nil)
+	same := layer(t, file{name: "same", body: "s"})
+	img := build(t, machine(), same, same)
+	img, err := mutate.Append(img,
+		mutate.Addendum{Layer: static.NewLayer(plain, types.OCIUncompressedLayer)},
+		mutate.Addendum{Layer: static.NewLayer(packed, types.OCILayerZStd)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	cf, _ := img.ConfigFile()
+	cf = cf.DeepCopy()
+	cf.RootFS.DiffIDs[3] = v1.Hash{Algorithm: "sha256", Hex: digest.FromBytes(zs).Encoded()} // static layers know no compression
+	if img, err = mutate.ConfigFile(img, cf); err != nil {
+		t.Fatal(err)
+	}
+	got, err := s.Pull(context.Background(), f.push(t, "forms:1", img), PullOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for p, want := range map[string]string{"plain": "p", "zstd": "z", "same": "s"} {
+		if b, err := s.ReadFile(context.Background(), got, p, 100); err != nil || string(b) != want {
+			t.Errorf("%s: %q, %v", p, b, err)
+		}
+	}
+	none, err := s.Pull(context.Background(), f.push(t, "none:1", build(t, machine())), PullOptions{})
+	if err != nil || len(none.Layers) != 0 {
+		t.Errorf("an image without layers: %v", err)
+	}
+}
+
+func TestBusybox(t *testing.T) {
+	b, err := os.ReadFile("/usr/bin/busybox")
+	if err != nil {
+		t.Skip("busybox-static is not installed")
+	}
+	f, s := newFake(t), openStore(t, nil)
+	img := build(t, machine(), layer(t, file{name: "bin/busybox", body: string(b)}, file{name: "bin/sh", typ: tar.TypeLink, link: "bin/busybox"}))
+	got, err := s.Pull(context.Background(), f.push(t, "busybox:latest", img), PullOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	sh, err := s.ReadFile(context.Background(), got, "/bin/sh", 10<<20)
+	if err != nil || !bytes.Equal(sh, b) {
+		t.Errorf("%d bytes, %v", len(sh), err)
+	}
+}
+
+// Two pulls share what they have in common; one that is cancelled does not disturb the other.
+func TestSharedLayers(t *testing.T) {
+	f, s := newFake(t), openStore(t, nil)
+	common, _ := random.Layer(100_000, types.DockerLayer)
+	refA := f.push(t, "a:1", build(t, machine(), common, layer(t, file{name: "a"})))
+	refB := f.push(t, "b:1", build(t, machine(), common, layer(t, file{name: "b"})))
+	d, _ := common.Digest()
+	var fetched atomic.Int32
+	started, goOn := make(chan struct{}), make(chan struct{})
+	f.hook = func(w http.ResponseWriter, r *http.Request) bool {
+		if strings.HasSuffix(r.URL.Path, d.String()) {
+			if fetched.Add(1) == 1 {
+				close(started)
+			}
+			<-goOn
+		}
+		return false
+	}
+	ctxA, cancelA := context.WithCancel(context.Background())
+	errA, errB := make(chan error, 1), make(chan error, 1)
+	go func() { _, err := s.Pull(ctxA, refA, PullOptions{}); errA <- err }()
+	<-started
+	var once sync.Once
+	joined := make(chan struct{})
+	go func() {
+		_, err := s.Pull(context.Background(), refB, PullOptions{Progress: func(p Progress) {
+			for _, l := range p.Layers {
+				if l.Digest.String() == d.String() && l.Phase == PhaseDownloading {
+					once.Do(func() { close(joined) })
+				}
+			}
+		}})
+		errB <- err
+	}()
+	<-joined
+	cancelA()
+	if err := <-errA; !errors.Is(err, context.Canceled) {
+		t.Errorf("the cancelled pull: %v", err)
+	}
+	close(goOn)
+	if err := <-errB; err != nil {
+		t.Errorf("the other pull: %v", err)
+	}
+	if n := fetched.Load(); n != 1 {
+		t.Errorf("the common layer was fetched %d times", n)
+	}
+	s.Remove(context.Background(), refB)
+	checkEmpty(t, s)
+}
+
+func TestCancel(t *testing.T) {
+	f, s := newFake(t), openStore(t, nil)
+	ref := f.push(t, "app:1", randomImage(t, 200_000, 3))
+	for _, match := range []func(*http.Request) bool{isManifest, isBlob} {
+		ctx, cancel := context.WithCancel(context.Background())
+		f.hook = func(w http.ResponseWriter, r *http.Request) bool {
+			if match(r) {
+				cancel()
+				<-r.Context().Done()
+				return true
+			}
+			return false
+		}
+		if _, err := s.Pull(ctx, ref, PullOptions{}); !errors.Is(err, context.Canceled) {
+			t.Errorf("%v", err)
+		}
+		if left := tree(t, s.ingest); len(left) != 0 {
+			t.Errorf("left in ingest: %v", left)
+		}
+		checkEmpty(t, s)
+	}
+}
+
+func TestKeepForRetry(t *testing.T) {
+	f := newFake(t)
+	s := openStore(t, func(c *Config) { c.KeepForRetry = time.Hour })
+	img := randomImage(t, 1000, 3)
+	ref := f.push(t, "app:1", img)
+	layers, _ := img.Layers()
+	bad, _ := layers[2].Digest()
+	var mu sync.Mutex
+	served := map[string]int{}
+	down := true
+	f.hook = func(w http.ResponseWriter, r *http.Request) bool {
+		mu.Lock()
+		defer mu.Unlock()
+		if !isBlob(r) {
+			return false
+		}
+		if down && strings.HasSuffix(r.URL.Path, bad.String()) {
+			// Fail only when the others are here.
+			if len(served) < 3 {
+				time.Sleep(20 * time.Millisecond)
+			}
+			w.WriteHeader(500)
+			return true
+		}
+		served[r.URL.Path]++
+		return false
+	}
+	if _, err := s.Pull(context.Background(), ref, PullOptions{}); !errors.Is(err, ErrUnavailable) {
+		t.Fatal(err)
+	}
+	mu.Lock()
+	down = false
+	mu.Unlock()
+	if _, err := s.Pull(context.Background(), ref, PullOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	for p, n := range served {
+		if n != 1 && !strings.Contains(p, strings.TrimPrefix(mustConfig(t, img), "sha256:")) {
+			t.Errorf("%s was fetched %d times", p, n)
+		}
+	}
+}
+
+func mustConfig(t *testing.T, img v1.Image) string {
+	h, err := img.ConfigName()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return h.String()
+}
+
+func TestFullDisk(t *testing.T) {
+	needRoot(t)
+	root := t.TempDir()
+	if err := syscall.Mount("tmpfs", root, "tmpfs", 0, "size=2m"); err != nil {
+		t.Skipf("no tmpfs: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := syscall.Unmount(root, 0); err != nil {
+			t.Error(err)
+		}
+	})
+	f := newFake(t)
+	s := openAt(t, root, nil)
+	defer s.Close()
+	big := strings.Repeat("0123456789abcdef", 1<<18) // 4 MiB that compress well: unpacking fills the disk
+	mustFail(t, s, f.push(t, "zeros:1", build(t, machine(), layer(t, file{name: "big", body: big}))), ErrNoSpace, root, "full", "free some space")
+	mustFail(t, s, f.push(t, "random:1", randomImage(t, 1<<20, 4)), ErrNoSpace, "full")
+	small := f.push(t, "small:1", simple(t))
+	if _, err := s.Pull(context.Background(), small, PullOptions{}); err != nil {
+		t.Errorf("after the big one was refused: %v", err)
+	}
+}
+
+func TestAuth(t *testing.T) {
+	f, s := newFake(t), openStore(t, nil)
+	ref := f.push(t, "private:1", simple(t))
+	f.hook = func(w http.ResponseWriter, r *http.Request) bool {
+		if u, p, _ := r.BasicAuth(); u == "me" && p == "secret" {
+			return false
+		}
+		w.Header().Set("WWW-Authenticate", `Basic realm="r"`)
+		w.WriteHeader(401)
+		return true
+	}
+	mustFail(t, s, ref, ErrUnauthorized, "log in")
+	for name, a := range map[string]struct {
+		auth Auth
+		ok   bool
+	}{
+		"password":      {Auth{Username: "me", Password: "secret"}, true},
+		"wrong":         {Auth{Username: "me", Password: "guess"}, false},
+		"base64":        {Auth{Auth: "bWU6c2VjcmV0"}, true},
+		"this server":   {Auth{Username: "me", Password: "secret", ServerAddress: f.URL + "/v2/"}, true},
+		"other server":  {Auth{Username: "me", Password: "secret", ServerAddress: "https://other.example"}, false},
+		"broken base64": {Auth{Auth: "?"}, false},
+	} {
+		_, err := s.Pull(context.Background(), ref, PullOptions{Auth: &a.auth})
+		if (err == nil) != a.ok {
+			t.Errorf("%s: %v", name, err)
+		}
+		if err != nil && strings.Contains(err.Error(), "secret") {
+			t.Errorf("the error tells the password: %v", err)
+		}
+	}
+}
+
+func TestPlainHTTPOnlyWhereAllowed(t *testing.T) {
+	f := newFake(t)
+	ref := f.push(t, "app:1", simple(t))
+	port := ref[strings.Index(ref, ":")+1 : strings.Index(ref, "/")]
+	// The host's own address is no loopback address by name; the registry answers there all the same.
+	refused := "registry.test:" + port + "/app:1"
+	dial := &http.Transport{DialContext: dialTo(f.Listener.Addr().String())}
+	s := openStore(t, func(c *Config) { c.Transport = dial })
+	mustFail(t, s, refused, ErrUnavailable, "plain-HTTP")
+	if _, err := s.Pull(context.Background(), refused, PullOptions{PlainHTTP: []string{"registry.test:" + port}}); err != nil {
+		t.Error(err)
+	}
+	mustFailName(t, s, "10.1.2.3:"+port+"/app:2")
+}
+
+// mustFailName: a private address is not plain-HTTP by itself.
+func mustFailName(t *testing.T, s *Store, ref string) {
+	t.Helper()
+	_, err := s.Pull(context.Background(), ref, PullOptions{})
+	if err == nil || !strings.Contains(err.Error(), "plain HTTP to") {
+		t.Errorf("%s: %v", ref, err)
+	}
+}
+
+func TestBadNames(t *testing.T) {
+	s := openStore(t, nil)
+	for _, ref := range []string{"", "UPPER", "a b", "x@sha256:12"} {
+		if _, err := s.Pull(context.Background(), ref, PullOptions{}); !errors.Is(err, ErrInvalid) {
+			t.Errorf("%q: %v", ref, err)
+		}
+	}
+	for _, q := range []string{"none", "none:1", strings.Repeat("a", 64), "sha256:abc", "abcdef", ""} {
+		if _, err := s.Get(q); err == nil {
+			t.Errorf("%q was found", q)
+		}
+	}
+}
+
+func dialTo(addr string) func(context.Context, string, string) (net.Conn, error) {
+	return func(ctx context.Context, network, _ string) (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, network, addr)
+	}
+}
