@@ -63,8 +63,21 @@ func (m *Manager) ensure(ctx context.Context) (int, error) {
 	if err := m.buildTable(); err != nil {
 		return 0, err
 	}
+	m.warnOfDropping()
 	m.bridge.index = index
 	return index, nil
+}
+
+// warnOfDropping tells of another program's firewall that keeps pods from the world.
+func (m *Manager) warnOfDropping() {
+	chains, err := m.table.Dropping()
+	if err != nil {
+		m.log.Debug("other firewall tables are not known", "error", err)
+	}
+	if len(chains) > 0 {
+		m.log.Warn("another program's firewall drops forwarded packets: pods may not reach the world, nor it their host ports, until its rules let the bridge pass",
+			"chains", strings.Join(chains, ", "), "bridge", m.cfg.Bridge)
+	}
 }
 
 // forget makes the next ensure look again.

@@ -64,7 +64,7 @@ func TestAttachAndDetachAreIdempotent(t *testing.T) {
 		}
 	}
 	h.refuse("", "tcp", first.IPs[0].String()+":80") // the address is gone before the namespace is
-	stopServer() // a socket holds its namespace
+	stopServer()                                     // a socket holds its namespace
 	if err := h.Detach(ctx, "never-was"); err != nil {
 		t.Error("detach of an unknown sandbox:", err)
 	}
@@ -77,6 +77,58 @@ func TestAttachAndDetachAreIdempotent(t *testing.T) {
 	await(t, "the link of a is gone", func() bool { return len(h.items("a")) == 0 })
 	if second := h.pod("b"); second.IPs[0] == first.IPs[0] {
 		t.Error("an address was given again at once:", second.IPs[0])
+	}
+}
+
+// Repair removes what the dead left, at once where nobody holds it, by hand where somebody does.
+func TestRepair(t *testing.T) {
+	h := newHost(t, nil)
+	ctx := context.Background()
+	for _, id := range []string{"dead", "held", "alive"} {
+		h.pod(id, tcp(uint16(8000+len(id)*10+int(id[0])), 80))
+	}
+	h.serve("held", "tcp", ":80", "held") // a socket holds the namespace
+	if err := os.WriteFile(filepath.Join(h.cfg.RunDir, "network/sandboxes/broken.json"), []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	h.Close()
+	h.open()
+	removed, err := h.Repair(ctx, func(id string) bool { return id == "alive" })
+	if err != nil {
+		t.Error(err)
+	}
+	count := map[string]int{}
+	for _, it := range removed {
+		count[it.Owner]++
+	}
+	if count["dead"] != 4 || count["held"] != 4 || count[""] != 1 || len(count) != 3 {
+		t.Errorf("removed: %v", removed)
+	}
+	after, err := h.Inventory(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(after) != 6 { // of alive: pin, link, address, port; bridge and table
+		t.Errorf("left: %v", after)
+	}
+	for _, it := range after {
+		if it.Note != "" {
+			t.Error(it)
+		}
+	}
+	h.serve("alive", "tcp", ":80", "alive")
+	h.expect("", "tcp", fmt.Sprintf("127.0.0.1:%d", 8000+50+'a'), "alive saw 10.88.0.1")
+}
+
+// Open does the same by itself when it is told who lives.
+func TestOpenRemovesTheDead(t *testing.T) {
+	h := newHost(t, nil)
+	h.pod("dead", tcp(8080, 80))
+	h.Close()
+	h.cfg.Live = func(string) bool { return false }
+	h.open()
+	if got := h.items("dead"); len(got) > 0 {
+		t.Errorf("left: %v", got)
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/11f9778f/berth/internal/network/firewall"
 	"github.com/11f9778f/berth/internal/network/rtnl"
@@ -125,19 +126,19 @@ func (m *Manager) Repair(ctx context.Context, live func(id string) bool) ([]Item
 	if err != nil {
 		return nil, err
 	}
-	dead := map[string]bool{} // by owner: what became of them
+	dead := map[string]bool{} // by owner: whether it was, and is removed
 	var errs []error
 	for _, it := range before {
 		if _, seen := dead[it.Owner]; seen || it.Owner == "" {
 			continue
 		}
-		gone, err := m.removeDead(ctx, it.Owner, live)
+		gone, err := m.ifDead(ctx, it.Owner, live, func() error {
+			return errors.Join(m.detachLocked(ctx, it.Owner), m.pins.Remove(it.Owner))
+		})
 		dead[it.Owner] = gone
-		if err != nil {
-			errs = append(errs, fmt.Errorf("remove what is left of %s: %w", it.Owner, err))
-		}
+		errs = append(errs, err)
 	}
-	errs = append(errs, m.removeStray(before))
+	errs = append(errs, m.removeLinks(ctx, dead, live), m.removeStray(before))
 	var removed []Item
 	for _, it := range before {
 		if dead[it.Owner] || (it.Owner == "" && it.Note != "") {
@@ -147,8 +148,8 @@ func (m *Manager) Repair(ctx context.Context, live func(id string) bool) ([]Item
 	return removed, errors.Join(errs...)
 }
 
-// removeDead removes everything of an owner, if it is dead.
-func (m *Manager) removeDead(ctx context.Context, id string, live func(string) bool) (bool, error) {
+// ifDead runs f under the owner's lock, unless it is alive, and reports whether f has done its work.
+func (m *Manager) ifDead(ctx context.Context, id string, live func(string) bool, f func() error) (bool, error) {
 	if err := checkID(id); err != nil {
 		return false, err
 	}
@@ -160,15 +161,45 @@ func (m *Manager) removeDead(ctx context.Context, id string, live func(string) b
 	if live(id) {
 		return false, nil
 	}
-	if err := m.detachLocked(ctx, id); err != nil {
-		return false, err
+	if err := f(); err != nil {
+		return false, fmt.Errorf("remove what is left of %s: %w", id, err)
 	}
-	if err := m.pins.Remove(id); err != nil {
-		return false, err
+	return true, nil
+}
+
+// dying is how long Repair gives the kernel to remove the links of namespaces that are gone. It does so for
+// all of them together; by hand it takes some tens of milliseconds for each.
+const dying = time.Second
+
+// removeLinks sees to it that the links of dead owners go: by themselves, or by hand where somebody still
+// holds the namespace.
+func (m *Manager) removeLinks(ctx context.Context, dead map[string]bool, live func(string) bool) error {
+	var errs []error
+	for deadline := time.Now().Add(dying); ; {
+		links, err := m.listLinks()
+		if err != nil {
+			return err
+		}
+		links = slices.DeleteFunc(links, func(it Item) bool { return !dead[it.Owner] })
+		if len(links) == 0 {
+			return nil
+		}
+		if time.Now().Before(deadline) {
+			select {
+			case <-ctx.Done():
+				return ctx.Err()
+			case <-time.After(5 * time.Millisecond):
+			}
+			continue
+		}
+		for _, it := range links {
+			_, err := m.ifDead(ctx, it.Owner, live, func() error {
+				return m.onHost(func(c *rtnl.Conn) error { return c.DeleteLink(it.Name) })
+			})
+			errs = append(errs, err)
+		}
+		return errors.Join(errs...)
 	}
-	// By hand: somebody may still hold the namespace, and nobody waits here.
-	err = m.onHost(func(c *rtnl.Conn) error { return c.DeleteLink(m.cfg.hostLink(id)) })
-	return err == nil, err
 }
 
 // removeStray removes damaged records and host ports that are in the table alone.

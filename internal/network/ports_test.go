@@ -3,6 +3,7 @@ package network
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"net"
 	"net/netip"
 	"os"
@@ -237,5 +238,31 @@ func TestWithoutNFTables(t *testing.T) {
 	}
 	if err := h.Detach(context.Background(), "plain"); err != nil {
 		t.Error(err)
+	}
+}
+
+func TestWarnsOfAFirewallThatDrops(t *testing.T) {
+	c, err := nftables.New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var said strings.Builder
+	h := newHost(t, func(c *Config) { c.Logger = slog.New(slog.NewTextHandler(&said, nil)) })
+	drop := nftables.ChainPolicyDrop
+	docker := c.AddTable(&nftables.Table{Name: "filter", Family: nftables.TableFamilyIPv4})
+	c.AddChain(&nftables.Chain{
+		Table: docker, Name: "FORWARD", Type: nftables.ChainTypeFilter, Hooknum: nftables.ChainHookForward,
+		Priority: nftables.ChainPriorityFilter, Policy: &drop,
+	})
+	if err := c.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	h.pod("a")
+	c.DelTable(docker)
+	if err := c.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(said.String(), "filter FORWARD") {
+		t.Errorf("said %q", said.String())
 	}
 }

@@ -174,6 +174,30 @@ func (t *Table) Exists() (bool, error) {
 	return false, nil
 }
 
+// Dropping names the chains of other tables that drop forwarded packets unless a rule of theirs lets them
+// pass, as Docker's and firewalld's do. An accept in our table can't overrule them.
+func (t *Table) Dropping() ([]string, error) {
+	var chains []*nftables.Chain
+	err := t.with("list chains beside", func(c *nftables.Conn) (err error) {
+		chains, err = c.ListChains()
+		return err
+	})
+	if err != nil {
+		return nil, ignoreMissing(err)
+	}
+	var out []string
+	for _, c := range chains {
+		if c.Hooknum == nil || *c.Hooknum != *nftables.ChainHookForward || c.Policy == nil || *c.Policy != nftables.ChainPolicyDrop {
+			continue
+		}
+		switch c.Table.Family {
+		case nftables.TableFamilyINet, nftables.TableFamilyIPv4, nftables.TableFamilyIPv6:
+			out = append(out, c.Table.Name+" "+c.Name)
+		}
+	}
+	return out, nil
+}
+
 // Delete removes the table. A missing one is success.
 func (t *Table) Delete() error {
 	return t.transact("delete", func(c *nftables.Conn) error {
