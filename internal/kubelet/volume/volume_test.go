@@ -25,7 +25,9 @@ func testPod(dir string, volumes ...v1.Volume) *Pod {
 	}
 }
 
-func volume(name string, src v1.VolumeSource) v1.Volume { return v1.Volume{Name: name, VolumeSource: src} }
+func volume(name string, src v1.VolumeSource) v1.Volume {
+	return v1.Volume{Name: name, VolumeSource: src}
+}
 
 func content(t *testing.T, path string) string {
 	t.Helper()

@@ -1,0 +1,122 @@
+package podlog
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+)
+
+const sample = `2026-11-21T10:00:00.000000001Z stdout F one
+2026-11-21T10:00:01.000000001Z stderr F oops
+torn
+2026-11-21T10:00:02.000000001Z stdout P two,
+2026-11-21T10:00:03.000000001Z stdout F  still two
+2026-11-21T10:00:04.000000001Z stdout F 
+2026-11-21T10:00:05.000000001Z stdout F three
+`
+
+func ptr(n int64) *int64 { return &n }
+
+func TestCopy(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "0.log")
+	os.WriteFile(path, []byte(sample), 0o600)
+	for _, c := range []struct {
+		name     string
+		o        Options
+		out, err string
+	}{
+		{"all", Options{}, "one\ntwo, still two\n\nthree\n", "oops\n"},
+		{"tail", Options{TailLines: ptr(1)}, "three\n", ""},
+		{"tail of more than there is", Options{TailLines: ptr(100)}, "one\ntwo, still two\n\nthree\n", "oops\n"},
+		{"tail 0", Options{TailLines: ptr(0)}, "", ""},
+		{"since", Options{Since: time.Date(2026, 11, 21, 10, 0, 4, 0, time.UTC)}, "\nthree\n", ""},
+		{"limit", Options{LimitBytes: ptr(6)}, "on", "oops"},
+		{"timestamps", Options{Timestamps: true, TailLines: ptr(4)}, "2026-11-21T10:00:02.000000001Z two, still two\n2026-11-21T10:00:04.000000001Z \n2026-11-21T10:00:05.000000001Z three\n", ""},
+	} {
+		var out, stderr bytes.Buffer
+		if err := Copy(t.Context(), path, c.o, nil, &out, &stderr); err != nil {
+			t.Errorf("%s: %v", c.name, err)
+		}
+		if c.name == "limit" {
+			if out.Len()+stderr.Len() != 6 {
+				t.Errorf("limit: %q %q", out.String(), stderr.String())
+			}
+			continue
+		}
+		if out.String() != c.out || stderr.String() != c.err {
+			t.Errorf("%s: got %q and %q", c.name, out.String(), stderr.String())
+		}
+	}
+	if err := Copy(t.Context(), path+"none", Options{}, nil, io.Discard, io.Discard); err != nil {
+		t.Errorf("no log: %v", err)
+	}
+}
+
+// TestFollow writes a log, rotates it under the reader as a kubelet does, and ends the container.
+func TestFollow(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "0.log")
+	ended := make(chan struct{})
+	r, w := io.Pipe()
+	done := make(chan error, 1)
+	go func() { done <- Copy(t.Context(), path, Options{Follow: true}, ended, w, w); w.Close() }()
+
+	var f *os.File
+	n := 0
+	write := func() {
+		n++
+		fmt.Fprintf(f, "2026-11-21T10:00:00.000000001Z stdout F line %d\n", n)
+	}
+	expect := func(upTo int) {
+		t.Helper()
+		buf := make([]byte, 64)
+		for ; upTo > 0; upTo-- {
+			if _, err := io.ReadAtLeast(r, buf[:7], 7); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	reopen := func() { f, _ = os.OpenFile(path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600) }
+	reopen()
+	write()
+	expect(1)
+	os.Rename(path, path+".1")
+	write() // the writer has not reopened yet
+	old := f
+	reopen()
+	old.Close()
+	write()
+	expect(2)
+	write()
+	close(ended)
+	rest, err := io.ReadAll(r)
+	if err != nil || string(rest) != "line 4\n" {
+		t.Errorf("at the end: %q, %v", rest, err)
+	}
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	f.Close()
+}
+
+func TestFollowEndsWithContext(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := Copy(ctx, filepath.Join(t.TempDir(), "0.log"), Options{Follow: true}, nil, io.Discard, io.Discard); err != context.Canceled {
+		t.Errorf("got %v", err)
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	f.Add([]byte("2026-11-21T10:00:00.000000001Z stdout F one"))
+	f.Add([]byte("2026-11-21T10:00:00Z stderr P:x "))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if l, err := Parse(b); err == nil && len(l.Content) > len(b) {
+			t.Fatal("longer than its line")
+		}
+	})
+}
