@@ -34,12 +34,31 @@ func WatchModified(paths ...string) (*Watch, error) {
 	}
 	w := &Watch{f: os.NewFile(uintptr(fd), "inotify")}
 	for _, path := range paths {
-		if _, err := unix.InotifyAddWatch(fd, path, unix.IN_MODIFY|unix.IN_DELETE_SELF); err != nil {
+		if err := w.add(path, unix.IN_MODIFY|unix.IN_DELETE_SELF); err != nil {
 			w.Close()
-			return nil, fmt.Errorf("watch %s: %w", path, err)
+			return nil, err
 		}
 	}
 	return w, nil
+}
+
+// AddRemovals watches a directory for entries that are removed from it. Kernel file systems tell of the end of a
+// directory there only.
+func (w *Watch) AddRemovals(dir string) error { return w.add(dir, unix.IN_DELETE|unix.IN_ONLYDIR) }
+
+func (w *Watch) add(path string, mask uint32) error {
+	raw, err := w.f.SyscallConn() // Fd would take the file out of the poller
+	if err != nil {
+		return err
+	}
+	var add error
+	if err := raw.Control(func(fd uintptr) { _, add = unix.InotifyAddWatch(int(fd), path, mask) }); err != nil {
+		return err
+	}
+	if add != nil {
+		return fmt.Errorf("watch %s: %w", path, add)
+	}
+	return nil
 }
 
 // Wait waits for a change. It tells whether a watched file has gone.

@@ -304,7 +304,7 @@ func TestStats(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if s.CPU.Usage == 0 || s.CPU.Usage < s.CPU.User/2 || s.Memory.Peak < 100<<20 || s.Memory.PageFaults < 100<<20/4096/2 {
+	if s.CPU.Usage == 0 || s.CPU.Usage < s.CPU.User/2 || s.Memory.Peak < 100<<20 || s.Memory.PageFaults == 0 {
 		t.Errorf("after eating 100 MiB: %+v", s)
 	}
 	if g.h.v2 != nil && s.CPU.Pressure == nil {

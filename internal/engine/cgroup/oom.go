@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path"
 	"strconv"
 	"syscall"
 
@@ -33,9 +34,9 @@ func (g *Group) OOMEvents(ctx context.Context) (<-chan OOMEvent, error) {
 	if h == nil {
 		return nil, fmt.Errorf("watch for OOM in cgroup %s: %w: no memory controller", g.Path(), ErrUnsupported)
 	}
-	watch := g.watchOOMV1
+	watch, looks := g.watchOOMV1, looksV1
 	if h.V2 {
-		watch = g.watchOOMV2
+		watch, looks = g.watchOOMV2, 1
 	}
 	wait, end, err := watch(h)
 	if err != nil {
@@ -51,19 +52,18 @@ func (g *Group) OOMEvents(ctx context.Context) (<-chan OOMEvent, error) {
 		defer close(events)
 		defer context.AfterFunc(ctx, end)()
 		defer end()
-		g.countOOM(ctx, before, wait, events)
+		g.countOOM(ctx, before, wait, looks, events)
 	}()
 	return events, nil
 }
 
-// oomLooks is how often the counter is read after a ring: the kernel may ring before it counts. The
-// looks spread over 50 ms.
-const oomLooks = 10
+// looksV1 is how often the counter is read after a ring: v1 rings before it counts. The looks spread over 50 ms.
+const looksV1 = 10
 
-func (g *Group) countOOM(ctx context.Context, last uint64, wait func() error, events chan OOMEvent) {
+func (g *Group) countOOM(ctx context.Context, last uint64, wait func() error, looks int, events chan OOMEvent) {
 	for wait() == nil {
 		pause := newBackoff()
-		for range oomLooks {
+		for look := 1; ; look++ {
 			kills, err := g.OOMKills()
 			if err != nil {
 				return // the group has gone
@@ -77,6 +77,9 @@ func (g *Group) countOOM(ctx context.Context, last uint64, wait func() error, ev
 				events <- OOMEvent{Kills: kills}
 				break
 			}
+			if look == looks {
+				break
+			}
 			if pause.sleep(ctx) != nil {
 				return
 			}
@@ -84,8 +87,7 @@ func (g *Group) countOOM(ctx context.Context, last uint64, wait func() error, ev
 	}
 }
 
-// watchOOMV1 has the kernel ring an eventfd when the group is out of memory, and when it is removed. That is before the
-// killer counts its victim, so each ring is followed by a second look.
+// watchOOMV1 has the kernel ring an eventfd when the group is out of memory, and when it is removed.
 func (g *Group) watchOOMV1(h *hierarchy) (wait func() error, end func(), err error) {
 	control, err := h.dir.Open(g.rel+"/memory.oom_control", syscall.O_RDONLY)
 	if err != nil {
@@ -121,10 +123,14 @@ func (g *Group) connectBell(h *hierarchy, bell, control *os.File) error {
 	return errors.Join(err, write)
 }
 
-// watchOOMV2 waits for changes of memory.events, and of cgroup.events, which changes last before a removal.
+// watchOOMV2 waits for changes of memory.events. Of the group's removal only its parent directory tells.
 func (g *Group) watchOOMV2(h *hierarchy) (wait func() error, end func(), err error) {
-	w, err := sys.WatchModified(h.dir.Path(g.rel+"/memory.events"), h.dir.Path(g.rel+"/cgroup.events"))
+	w, err := sys.WatchModified(h.dir.Path(g.rel + "/memory.events"))
 	if err != nil {
+		return nil, nil, err
+	}
+	if err := w.AddRemovals(h.dir.Path(path.Dir(g.rel))); err != nil {
+		w.Close()
 		return nil, nil, err
 	}
 	return func() error { _, err := w.Wait(); return err }, func() { w.Close() }, nil
