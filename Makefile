@@ -56,5 +56,5 @@ $(TOOLS)/staticcheck:
 $(TOOLS)/depguard:
 	GOBIN=$(TOOLS) go install $(DEPGUARD)
 busybox:
-	@test -x /bin/busybox -o -x /usr/bin/busybox || { apt-get install -y -q busybox-static || { apt-get update -q && apt-get install -y -q busybox-static; }; } </dev/null \
+	@dpkg -s busybox-static >/dev/null 2>&1 || { apt-get install -y -q busybox-static || { apt-get update -q && apt-get install -y -q busybox-static; }; } </dev/null \
 	  || echo "busybox-static could not be installed: the registry tests will be skipped"

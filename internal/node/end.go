@@ -29,7 +29,8 @@ func (n *node) close() error {
 	if n.cri != nil {
 		add("the CRI server", n.cri.Close())
 	}
-	empty := n.runtime != nil && n.spotless()
+	// A node that could not even open its rooms, where there was none before it, has nothing either.
+	empty := n.runtime == nil && n.fresh || n.runtime != nil && n.spotless()
 	if n.runtime != nil {
 		add("the runtime", n.runtime.Close())
 	}

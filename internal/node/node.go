@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/http"
 	"os"
@@ -28,6 +29,7 @@ type node struct {
 	version string
 	started time.Time
 	lock    *os.File
+	fresh   bool // the run directory had no node before
 
 	store   *images
 	network *network.Manager
@@ -67,6 +69,8 @@ func (n *node) claim() error {
 			return fmt.Errorf("make the node's folders: %w", err)
 		}
 	}
+	_, err := os.Lstat(lockPath(n.cfg.Run))
+	n.fresh = errors.Is(err, fs.ErrNotExist)
 	lock, err := sys.LockFile(lockPath(n.cfg.Run))
 	if errors.Is(err, sys.ErrLocked) {
 		return fmt.Errorf("another node is running on %s: use that one, end it, or choose other folders with --root and --run", n.cfg.Run)
