@@ -169,7 +169,7 @@ func TestFreeze(t *testing.T) {
 	p.Wait()
 }
 
-func TestKillThatTheKernelDoesNotHelpWith(t *testing.T) {
+func TestKillWhomCgroupKillMisses(t *testing.T) {
 	g := create(t, parent(t)+"/c")
 	if g.h.unified {
 		t.Skip("v2 has cgroup.kill")

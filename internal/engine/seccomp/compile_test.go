@@ -240,7 +240,7 @@ func (next source) call(s *specs.LinuxSeccomp) data {
 func TestProgramsAgainstNaiveEvaluation(t *testing.T) {
 	rng := rand.New(rand.NewPCG(7, 11))
 	var next source = rng.IntN
-	for range 3000 {
+	for range 1500 {
 		s := next.profile()
 		f, err := Compile(s)
 		if err != nil {
