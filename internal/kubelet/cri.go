@@ -26,6 +26,16 @@ type Runtime interface {
 	GetContainerEvents(*runtimeapi.GetEventsRequest, runtimeapi.RuntimeService_GetContainerEventsServer) error
 }
 
+// ResumableEvents is a Runtime whose events are numbered, so that none is missed between a list and the begin of
+// the stream.
+type ResumableEvents interface {
+	Runtime
+	// EventPosition is the number of the newest event.
+	EventPosition() uint64
+	// Events calls send with every event after since until ctx or send ends it.
+	Events(ctx context.Context, since uint64, send func(*runtimeapi.ContainerEventResponse) error) error
+}
+
 // Images is the part of CRI's ImageServiceServer that the kubelet calls.
 type Images interface {
 	ImageStatus(context.Context, *runtimeapi.ImageStatusRequest) (*runtimeapi.ImageStatusResponse, error)

@@ -169,9 +169,14 @@ func (w *worker) learnEvent(e *runtimeapi.ContainerEventResponse) {
 	for _, s := range e.ContainersStatuses {
 		w.learnContainer(s, sandbox.Id, false)
 	}
-	if e.ContainerEventType == runtimeapi.ContainerEventType_CONTAINER_DELETED_EVENT && w.instance(e.ContainerId) != nil &&
-		!w.obs.InFlight["remove/"+e.ContainerId] {
-		w.forgetContainer(e.ContainerId)
+	if e.ContainerEventType != runtimeapi.ContainerEventType_CONTAINER_DELETED_EVENT {
+		return
+	}
+	switch id := e.ContainerId; { // somebody else took it away; own calls report themselves
+	case id == sandbox.Id && !w.obs.InFlight["remove-sandbox/"+id]:
+		w.forgetSandbox(id)
+	case w.instance(id) != nil && !w.obs.InFlight["remove/"+id]:
+		w.forgetContainer(id)
 	}
 }
 

@@ -47,9 +47,17 @@ func (k *Kubelet) stream(ctx context.Context, first chan<- error) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	ended := make(chan error, 1)
-	go func() {
-		ended <- k.cfg.Runtime.GetContainerEvents(&runtimeapi.GetEventsRequest{}, &eventStream{ctx: ctx, send: k.route})
-	}()
+	resumable, ok := k.cfg.Runtime.(ResumableEvents)
+	if ok {
+		since := resumable.EventPosition()
+		go func() {
+			ended <- resumable.Events(ctx, since, func(e *runtimeapi.ContainerEventResponse) error { k.route(e); return ctx.Err() })
+		}()
+	} else {
+		go func() {
+			ended <- k.cfg.Runtime.GetContainerEvents(&runtimeapi.GetEventsRequest{}, &eventStream{ctx: ctx, send: k.route})
+		}()
+	}
 	stop := func(err error) error {
 		cancel()
 		return errors.Join(err, <-ended)
@@ -59,6 +67,9 @@ func (k *Kubelet) stream(ctx context.Context, first chan<- error) error {
 	}
 	if first != nil {
 		first <- nil
+	}
+	if ok {
+		return <-ended
 	}
 	select {
 	case err := <-ended:
