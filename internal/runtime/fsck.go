@@ -96,7 +96,7 @@ func (r *Runtime) ownership(id string) ownership {
 	return nobody
 }
 
-// Kinds of resources that the runtime finds by itself; network and shims name their own.
+// Kinds of resources that the runtime deals with itself; all others are the network's.
 const (
 	resCgroup   = "cgroup"
 	resProcess  = "process"
@@ -105,13 +105,15 @@ const (
 	resBundle   = "bundle"
 	resPodDir   = "pod-dir"
 	resRecord   = "record"
+	resShim     = "shim"
+	resShimFile = "shim-file" // below the shims' folder, of no group
 )
 
 func repairOrder(kind string) int {
 	switch kind {
 	case resProcess, resCgroup:
 		return 0
-	case "shim", "shim-sandbox":
+	case resShim, resShimFile:
 		return 1
 	case resMount:
 		return 2
@@ -235,16 +237,27 @@ func (r *Runtime) repair(ctx context.Context, x Resource) error {
 	case resBundle, resPodDir, resRecord:
 		return os.RemoveAll(x.Name)
 	}
-	if x.Owner == "" {
-		return nil // the room that it belongs to says so in its own inventory, and keeps it
+	if x.Kind == resShimFile {
+		return r.removeTree(ctx, x.Name)
 	}
-	if strings.HasPrefix(x.Kind, "shim") {
+	if x.Kind == resShim {
 		return r.cfg.Shims.Release(ctx, x.Owner)
 	}
-	if err := r.cfg.Network.Detach(ctx, x.Owner); err != nil {
+	return r.cfg.Network.Repair(ctx, func(id string) bool { return r.ownership(id) != nobody })
+}
+
+// removeTree removes a folder that may hold pinned namespaces.
+func (r *Runtime) removeTree(ctx context.Context, dir string) error {
+	points, err := r.cfg.Kernel.Mounts(ctx, dir)
+	if err != nil {
 		return err
 	}
-	return r.cfg.Network.RemoveNetNS(ctx, x.Owner)
+	for _, p := range points {
+		if err := r.cfg.Kernel.Unmount(ctx, p); err != nil {
+			return err
+		}
+	}
+	return os.RemoveAll(dir)
 }
 
 func processName(pid int) string {

@@ -69,6 +69,8 @@ type Network interface {
 	Attach(ctx context.Context, r AttachRequest) ([]netip.Addr, error)
 	Detach(ctx context.Context, id string) error
 	Inventory(ctx context.Context) ([]Resource, error)
+	// Repair removes everything whose owner is not alive, or can't be told.
+	Repair(ctx context.Context, live func(id string) bool) error
 }
 
 // Placement says which shim may keep a sandbox.

@@ -165,6 +165,20 @@ func (f fakeNetwork) Inventory(context.Context) ([]Resource, error) {
 	return out, nil
 }
 
+func (f fakeNetwork) Repair(ctx context.Context, live func(string) bool) error {
+	for _, kind := range []string{"network", "netns"} {
+		for _, n := range f.w.names(kind) {
+			if live(n) {
+				continue
+			}
+			if err := f.w.unmake(ctx, kind, n); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
 // Shims
 
 type fakeShims struct{ w *world }

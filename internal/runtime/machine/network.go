@@ -70,3 +70,9 @@ func (b bridge) Inventory(ctx context.Context) ([]runtime.Resource, error) {
 	}
 	return out, nil
 }
+
+// Repair removes everything whose owner is not alive.
+func (b bridge) Repair(ctx context.Context, live func(id string) bool) error {
+	_, err := b.m.Repair(ctx, live)
+	return err
+}

@@ -56,6 +56,11 @@ func (s *shim) CreateSandbox(ctx context.Context, r runtime.ShimSandbox) (ipc, u
 	if err != nil {
 		return "", "", fmt.Errorf("create sandbox in shim: %w", native(err))
 	}
+	if s.c.Berth() == nil { // another project's shim boots its sandbox only now
+		if _, err := s.c.Sandbox().StartSandbox(ctx, &sandboxv1.StartSandboxRequest{SandboxID: r.ID}); err != nil {
+			return "", "", fmt.Errorf("start sandbox in shim: %w", native(err))
+		}
+	}
 	return s.paths(ctx, r.ID)
 }
 
@@ -65,7 +70,7 @@ func (s *shim) paths(ctx context.Context, id string) (ipc, uts string, err error
 	if err != nil {
 		return "", "", fmt.Errorf("ask shim for the sandbox's namespaces: %w", native(err))
 	}
-	return st.Info["ipc_path"], st.Info["uts_path"], nil
+	return st.Info["ipc"], st.Info["uts"], nil
 }
 
 // RemoveSandbox stops the sandbox and has the shim forget it.
