@@ -165,6 +165,7 @@ func TestConcurrentAttaches(t *testing.T) {
 	h := newHost(t, both)
 	const n = 60
 	results := make([]*Result, n)
+	var mu sync.Mutex
 	var wg sync.WaitGroup
 	for i := range n {
 		for range 2 { // two calls for each at once join
@@ -173,7 +174,9 @@ func TestConcurrentAttaches(t *testing.T) {
 				if err != nil {
 					t.Error(err)
 				}
+				mu.Lock()
 				results[i] = r
+				mu.Unlock()
 			})
 		}
 	}
