@@ -61,7 +61,7 @@ func (k *Kubelet) newWorker(r *record) *worker {
 	if r.Final != nil {
 		w.obs.Status = *r.Final
 	}
-	w.publish(r.Pod.Status)
+	w.publish(w.obs.Status)
 	return w
 }
 
@@ -129,12 +129,13 @@ func (w *worker) step(now time.Time) time.Time {
 	return r.RequeueAt
 }
 
-// changed publishes a new status, and persists one that is final.
+// changed publishes a new status, and persists one that is final first.
 func (w *worker) changed(s *v1.PodStatus) {
 	if reflect.DeepEqual(s, &w.obs.Status) && w.snapshot.Load() != nil && w.snapshot.Load().Status.Phase != "" {
 		return
 	}
 	w.obs.Status = *s
+	w.persistFinal(s) // before anybody is told: who was told "ended" will not see it run again
 	w.publish(*s)
 	e := w.event(api.PodChanged)
 	e.Status = &w.snapshot.Load().Status
@@ -145,12 +146,16 @@ func (w *worker) changed(s *v1.PodStatus) {
 			w.tellReady(s)
 		}
 	}
-	if (s.Phase == v1.PodSucceeded || s.Phase == v1.PodFailed) && w.rec.Final == nil && w.obs.Deletion == nil {
-		w.rec.Final = s.DeepCopy()
-		if err := w.k.paths.save(w.rec); err != nil {
-			w.rec.Final = nil
-			w.k.cfg.Logger.Error("persist a pod's final status", "pod", w.podName, "namespace", w.space, "error", err)
-		}
+}
+
+func (w *worker) persistFinal(s *v1.PodStatus) {
+	if s.Phase != v1.PodSucceeded && s.Phase != v1.PodFailed || w.rec.Final != nil || w.obs.Deletion != nil {
+		return
+	}
+	w.rec.Final = s.DeepCopy()
+	if err := w.k.paths.save(w.rec); err != nil {
+		w.rec.Final = nil
+		w.k.cfg.Logger.Error("persist a pod's final status", "pod", w.podName, "namespace", w.space, "error", err)
 	}
 }
 
