@@ -75,7 +75,6 @@ type Book struct {
 	byAddr  map[netip.Addr]string
 	byPort  map[portKey][]string // owners; several when they use different host addresses
 	pools   []*pool
-	noted   bool // the state file says what pools say
 }
 
 type portKey struct {

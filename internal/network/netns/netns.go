@@ -175,7 +175,7 @@ func sysctlPath(name string) (string, error) {
 		}
 	}
 	if len(parts) < 2 || parts[0] != "net" {
-		return "", fmt.Errorf("sysctl %q is not one of the network's: its name must start with net.", name)
+		return "", fmt.Errorf("sysctl %q is not one of the network's, whose names start with net", name)
 	}
 	for _, p := range parts {
 		if p == "" || p == "." || p == ".." || strings.ContainsAny(p, "/\x00") {
