@@ -103,19 +103,21 @@ func (t *task) attach(conn net.Conn, req *api.AttachRequest) {
 	left := make(chan struct{})
 	go func() {
 		defer close(left)
-		endInput := func() {
-			if p.t.rec.Stdio.StdinOnce {
-				p.closeInput()
-			}
-		}
 		var w io.Writer
 		if input != nil {
 			w = input
 		}
-		c.receive(w, endInput, p.resize)
-		if input != nil {
-			endInput()
+		endInput := func() {
+			if input == nil {
+				return
+			}
+			input.Close()
+			if t.rec.Stdio.StdinOnce {
+				p.closeInput()
+			}
 		}
+		c.receive(w, endInput, p.resize)
+		endInput()
 	}()
 	select {
 	case <-p.done:
