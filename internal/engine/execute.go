@@ -1,7 +1,6 @@
 package engine
 
 import (
-	"encoding/binary"
 	"path"
 	"strings"
 
@@ -116,12 +115,7 @@ func (e *execution) seccomp() {
 	if e.filter == nil {
 		return
 	}
-	code := make([]byte, 0, 8*len(e.filter.Program))
-	for _, i := range e.filter.Program {
-		code = append(binary.NativeEndian.AppendUint16(code, i.Code), i.Jt, i.Jf)
-		code = binary.NativeEndian.AppendUint32(code, i.K)
-	}
-	prog := e.p.Words(stage.Int(len(e.filter.Program)), e.p.Bytes(code))
+	prog := e.p.Words(stage.Int(len(e.filter.Program)), e.p.Bytes(e.filter.Bytes()))
 	e.do("load seccomp filter", unix.SYS_SECCOMP, stage.Int(unix.SECCOMP_SET_MODE_FILTER), stage.Int(e.filter.Flags), prog)
 }
 
