@@ -44,6 +44,10 @@ func (r *FsckReport) Problems() []FsckItem {
 // Fsck compares what is on the disk with what the store knows. It may run beside everything else: what
 // comes and goes meanwhile is not reported.
 func (s *Store) Fsck(ctx context.Context, o FsckOptions) (*FsckReport, error) {
+	if err := s.gate.enter(); err != nil {
+		return nil, err
+	}
+	defer s.gate.calls.Done()
 	c := &check{s: s, o: o, owners: s.owners(), report: &FsckReport{}}
 	for _, step := range []func(context.Context) error{c.fixed, c.blobs, c.layers, c.snapshots} {
 		if err := step(ctx); err != nil {

@@ -18,6 +18,10 @@ import (
 // background, those that a snapshot lies on when that goes. Where there is no such image the error is
 // ErrNotFound.
 func (s *Store) Remove(ctx context.Context, refOrID string) error {
+	if err := s.gate.enter(); err != nil {
+		return err
+	}
+	defer s.gate.calls.Done()
 	s.mu.Lock()
 	id, err := s.find(refOrID)
 	var c change

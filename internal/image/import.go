@@ -25,6 +25,10 @@ const annotationContainerdName = "io.containerd.image.name"
 // Import brings the images of an archive into the store: a tar, compressed or not, of an OCI image
 // layout or of "docker save". Of an image for several platforms it takes the one that fits.
 func (s *Store) Import(ctx context.Context, r io.Reader, o ImportOptions) ([]*Image, error) {
+	if err := s.gate.enter(); err != nil {
+		return nil, err
+	}
+	defer s.gate.calls.Done()
 	images, err := s.importArchive(ctx, r, o)
 	if err != nil {
 		return nil, fmt.Errorf("import: %w", s.remedy(err))

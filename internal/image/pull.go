@@ -24,6 +24,10 @@ import (
 // Pull fetches the image called ref from its registry, unpacks it and returns it. What is here already
 // is not fetched; what another pull is fetching is waited for. After an error nothing half-made is left.
 func (s *Store) Pull(ctx context.Context, ref string, o PullOptions) (*Image, error) {
+	if err := s.gate.enter(); err != nil {
+		return nil, err
+	}
+	defer s.gate.calls.Done()
 	defer trace.Start(ctx, "image.pull")()
 	r, err := reference.Parse(ref)
 	if err != nil {

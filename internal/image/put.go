@@ -15,6 +15,10 @@ import (
 // Put brings an image that is made here into the store under the name ref, which has a tag. An image that
 // is here already costs a look-up. An image that had no other name than ref before is removed.
 func (s *Store) Put(ctx context.Context, ref string, img v1.Image) (*Image, error) {
+	if err := s.gate.enter(); err != nil {
+		return nil, err
+	}
+	defer s.gate.calls.Done()
 	r, err := reference.Parse(ref)
 	if err != nil {
 		return nil, err

@@ -53,6 +53,10 @@ func (c *fileCache) put(k fileKey, f cachedFile) {
 // links resolved inside the image. fs.ErrNotExist where there is none; a file of more than limit bytes is
 // an error. Small files are kept in memory.
 func (s *Store) ReadFile(ctx context.Context, img *Image, name string, limit int64) ([]byte, error) {
+	if err := s.gate.enter(); err != nil {
+		return nil, err
+	}
+	defer s.gate.calls.Done()
 	key := fileKey{img.ID, path.Clean("/" + name)}
 	s.mu.Lock()
 	f, ok := s.files.m[key]

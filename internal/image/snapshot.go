@@ -55,6 +55,10 @@ func validKey(key string) error {
 // again with the same key and image it returns the same. What was written survives until RemoveRootfs,
 // and not the machine's restart: it is mounted "volatile".
 func (s *Store) Prepare(ctx context.Context, key string, img *Image) (Rootfs, error) {
+	if err := s.gate.enter(); err != nil {
+		return Rootfs{}, err
+	}
+	defer s.gate.calls.Done()
 	defer trace.Start(ctx, "image.prepare")()
 	if err := s.overlay(); err != nil {
 		return Rootfs{}, err
@@ -161,13 +165,14 @@ func (s *Store) abandon(tmp string) {
 }
 
 func (s *Store) fillSnapshot(tmp string, sn *snapshot) error {
-	for _, d := range []struct {
-		path string
-		mode os.FileMode
-	}{{tmp, 0o700}, {filepath.Join(tmp, "upper"), 0o755}, {filepath.Join(tmp, "work"), 0o700}} {
-		if err := makeDir(d.path, d.mode); err != nil {
-			return err
-		}
+	if err := os.Mkdir(tmp, 0o700); err != nil {
+		return err
+	}
+	if err := makeDir(filepath.Join(tmp, "upper"), 0o755); err != nil { // what the container sees as "/"
+		return err
+	}
+	if err := os.Mkdir(filepath.Join(tmp, "work"), 0o700); err != nil {
+		return err
 	}
 	if err := failpoint.Here("image/snapshot/dirs"); err != nil {
 		return err
@@ -227,6 +232,10 @@ func (s *Store) rootfs(key string, sn *snapshot) Rootfs {
 // RemoveRootfs removes what Prepare made. It must not be mounted any more. The files go in the
 // background, over restarts of the process. What is not there is no error.
 func (s *Store) RemoveRootfs(ctx context.Context, key string) error {
+	if err := s.gate.enter(); err != nil {
+		return err
+	}
+	defer s.gate.calls.Done()
 	defer trace.Start(ctx, "image.remove-rootfs")()
 	if err := validKey(key); err != nil {
 		return err

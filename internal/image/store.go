@@ -50,6 +50,8 @@ type Store struct {
 	snaps     map[string]*snapshot
 	files     fileCache
 
+	gate gate
+
 	// background work: its life, and what wakes it.
 	life    context.Context
 	end     context.CancelFunc
@@ -176,15 +178,41 @@ func setDefault[T int | int64 | time.Duration](v *T, d T) {
 	}
 }
 
-// Close ends what runs in the background and gives the store free for another process. Work under way
-// fails with ErrClosed or a cancelled context.
+// Close ends what runs, waits for it, and gives the store free for another process. Calls under way, and
+// later ones, fail with ErrClosed.
 func (s *Store) Close() error {
+	s.gate.shut()
 	s.end()
+	s.gate.calls.Wait()
 	s.workers.Wait()
 	if t, ok := s.cfg.Transport.(*http.Transport); ok {
 		t.CloseIdleConnections()
 	}
 	return s.lock.Close()
+}
+
+// gate counts the calls that change something, so that Close can wait for them.
+type gate struct {
+	mu     sync.Mutex
+	closed bool
+	calls  sync.WaitGroup
+}
+
+// enter begins a call that ends with calls.Done, or says that the store is closed.
+func (g *gate) enter() error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.closed {
+		return ErrClosed
+	}
+	g.calls.Add(1)
+	return nil
+}
+
+func (g *gate) shut() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.closed = true
 }
 
 // wake wakes a worker that may be busy.
