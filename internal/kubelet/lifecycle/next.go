@@ -77,17 +77,22 @@ func (n *next) grace() time.Duration {
 	return 30 * time.Second
 }
 
-// stop asks a living instance to end; if it was asked before and its time is up, it is killed.
+// killMargin is how long after its time an instance that was asked to stop is left to the runtime, whose
+// business the kill is.
+const killMargin = 2 * time.Second
+
+// stop asks a living instance to end within grace. One that was asked before is killed when it shall end sooner
+// now, or when it should have ended and has not.
 func (n *next) stop(i *Instance, grace time.Duration, reason string) {
 	if !i.living() {
 		return
 	}
 	deadline := n.now.Add(grace)
 	killAt, asked := n.obs.Stopping[i.ID]
-	if asked && killAt.Before(deadline) {
-		deadline = killAt
+	if asked && !deadline.Before(killAt) {
+		deadline = killAt.Add(killMargin)
 	}
-	if left := deadline.Sub(n.now); left <= 0 {
+	if !deadline.After(n.now) {
 		n.do(Action{Kind: StopContainer, Container: i.Name, ID: i.ID, Reason: reason})
 		return
 	}

@@ -24,7 +24,7 @@ func (n *next) status() v1.PodStatus {
 	initsDone := true
 	for i := range n.pod.InitContainers {
 		c := &n.pod.InitContainers[i]
-		cs := n.containerStatus(c, true, true)
+		cs := n.containerStatus(c, true, false)
 		s.InitContainerStatuses = append(s.InitContainerStatuses, cs)
 		if IsSidecar(c) {
 			initsDone = initsDone && cs.Started != nil && *cs.Started
@@ -71,7 +71,8 @@ func (n *next) podIPs(s *v1.PodStatus) {
 func (n *next) containerStatus(c *v1.Container, isInit, initsDone bool) v1.ContainerStatus {
 	list := n.obs.instances(c.Name)
 	if len(list) == 0 {
-		if old := findStatus(&n.obs.Status, c.Name); old != nil && n.ended() {
+		// The records of a pod that has ended, or that is being taken away, may go before the pod does.
+		if old := findStatus(&n.obs.Status, c.Name); old != nil && (n.ended() || n.obs.Deletion != nil) {
 			return *old
 		}
 		no := false
@@ -81,7 +82,7 @@ func (n *next) containerStatus(c *v1.Container, isInit, initsDone bool) v1.Conta
 	newest := list[0]
 	cs := v1.ContainerStatus{
 		Name: c.Name, Image: c.Image, ImageID: newest.ImageID, ContainerID: containerID(newest),
-		RestartCount: int32(newest.Attempt), Ready: n.obs.ready(c, newest),
+		RestartCount: int32(newest.Attempt), Ready: n.obs.ready(c, newest) && (!isInit || IsSidecar(c)),
 	}
 	started := n.obs.started(c, newest)
 	cs.Started = &started
@@ -202,7 +203,7 @@ func (n *next) phase(s *v1.PodStatus, initsDone bool) (v1.PodPhase, string, stri
 	if old := n.obs.Status; old.Phase == v1.PodSucceeded || old.Phase == v1.PodFailed {
 		return old.Phase, old.Reason, old.Message
 	}
-	if n.initFailed() {
+	if n.initFailed() && !n.anyLiving() {
 		return v1.PodFailed, "", ""
 	}
 	var waiting, running, stopped, good int
@@ -229,7 +230,7 @@ func (n *next) phase(s *v1.PodStatus, initsDone bool) (v1.PodPhase, string, stri
 		return v1.PodFailed, "SandboxLost", "the pod's sandbox ended before all of its containers had"
 	case !initsDone || waiting > 0:
 		return v1.PodPending, "", ""
-	case running > 0 || n.pod.RestartPolicy == v1.RestartPolicyAlways:
+	case running > 0 || n.anyLiving() || n.pod.RestartPolicy == v1.RestartPolicyAlways:
 		return v1.PodRunning, "", ""
 	case stopped == good:
 		return v1.PodSucceeded, "", ""
@@ -237,6 +238,16 @@ func (n *next) phase(s *v1.PodStatus, initsDone bool) (v1.PodPhase, string, stri
 		return v1.PodFailed, "", ""
 	}
 	return v1.PodRunning, "", ""
+}
+
+// anyLiving: as long as a container lives, a sidecar say, the phase is not final.
+func (n *next) anyLiving() bool {
+	for i := range n.obs.Instances {
+		if n.obs.Instances[i].living() {
+			return true
+		}
+	}
+	return false
 }
 
 func (n *next) conditions(s *v1.PodStatus, initsDone bool) {
