@@ -12,7 +12,7 @@
 //	images/ingest/                  what is being made; emptied by Open
 //	images/trash/                   what is being deleted; emptied in the background
 //	images/empty/                   the lower directory of an image without layers
-//	images/lock                     held by the one process that has the store open
+//	images/                         itself is locked (flock) by the one process that has the store open
 //	snapshots/<key>/                upper/, work/, snapshot.json
 //
 // Promises:

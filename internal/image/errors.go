@@ -2,7 +2,6 @@ package image
 
 import (
 	"errors"
-	"fmt"
 	"io/fs"
 
 	"github.com/11f9778f/berth/internal/image/kind"
@@ -38,17 +37,20 @@ var (
 	ErrClosed = errors.New("the image store is closed")
 )
 
+// errRemedied marks what remedy has said already.
+var errRemedied = errors.New("remedied")
+
 // remedy adds to an error of the disk what the user can do about it.
 func (s *Store) remedy(err error) error {
 	switch {
-	case err == nil:
-		return nil
+	case err == nil, errors.Is(err, errRemedied):
+		return err
 	case errors.Is(err, sys.ErrNoSpace):
-		return fmt.Errorf("the disk of %s is full; free some space, or remove images that nobody uses: %w", s.root, err)
+		return kind.Errorf(errRemedied, "the disk of %s is full; free some space, or remove images that nobody uses: %w", s.root, err)
 	case errors.Is(err, sys.ErrQuota):
-		return fmt.Errorf("the disk quota for %s is used up: %w", s.root, err)
+		return kind.Errorf(errRemedied, "the disk quota for %s is used up: %w", s.root, err)
 	case errors.Is(err, fs.ErrPermission) && !errors.Is(err, ErrUnauthorized):
-		return fmt.Errorf("no permission to change %s; run as root: %w", s.root, err)
+		return kind.Errorf(errRemedied, "no permission to change %s; run as root: %w", s.root, err)
 	}
 	return err
 }

@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"math/rand/v2"
 	"net/http"
+	"strings"
 	"sync"
 	"testing"
 
@@ -13,6 +15,8 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/random"
 	"github.com/google/go-containerregistry/pkg/v1/types"
 	ispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/11f9778f/berth/internal/sys"
 )
 
 // Everything at once, on images that share layers: nobody loses a layer, and nothing is left at the end.
@@ -111,6 +115,23 @@ func TestCloseEndsPulls(t *testing.T) {
 	defer s.Close()
 	if _, err := s.Pull(context.Background(), ref, PullOptions{}); err != nil {
 		t.Error(err)
+	}
+}
+
+// A layer that unpacks to more than is allowed.
+func TestBomb(t *testing.T) {
+	f := newFake(t)
+	s := openStore(t, func(c *Config) { c.Limits.Bytes = 1 << 20 })
+	mustFail(t, s, f.push(t, "bomb:1", build(t, machine(), layer(t, file{name: "zeros", body: strings.Repeat("\x00", 4<<20)}))), ErrCorrupt, "larger than")
+}
+
+func TestRemedies(t *testing.T) {
+	s := openStore(t, nil)
+	for err, word := range map[error]string{fs.ErrPermission: "run as root", ErrNoSpace: "is full", sys.ErrQuota: "disk quota for"} {
+		got := s.remedy(s.remedy(fmt.Errorf("write: %w", err)))
+		if !errors.Is(got, err) || strings.Count(got.Error(), word) != 1 {
+			t.Error(got)
+		}
 	}
 }
 

@@ -1,15 +1,12 @@
 package image
 
 import (
-	"archive/tar"
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
 	"net/http"
-	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -17,17 +14,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
-	"github.com/google/go-containerregistry/pkg/v1/empty"
-	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/random"
-	"github.com/google/go-containerregistry/pkg/v1/remote"
-	"github.com/google/go-containerregistry/pkg/v1/static"
 	"github.com/google/go-containerregistry/pkg/v1/types"
-	"github.com/klauspost/compress/zstd"
-	"github.com/opencontainers/go-digest"
-	ispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
 func isBlob(r *http.Request) bool     { return strings.Contains(r.URL.Path, "/blobs/") }
@@ -213,184 +202,6 @@ func TestStalled(t *testing.T) {
 		return false
 	}
 	mustFail(t, s, ref, ErrUnavailable, "silent")
-}
-
-func TestLies(t *testing.T) {
-	f, s := newFake(t), openStore(t, nil)
-	img := randomImage(t, 1000, 2)
-	ref := f.push(t, "app:1", img)
-	layers, _ := img.Layers()
-	victim, _ := layers[1].Digest()
-	config, _ := img.ConfigName()
-	whole := blobsOf(t, img)[victim.String()]
-	lie := func(path string, b []byte) func(http.ResponseWriter, *http.Request) bool {
-		return func(w http.ResponseWriter, r *http.Request) bool {
-			if !strings.HasSuffix(r.URL.Path, path) {
-				return false
-			}
-			w.Write(b)
-			return true
-		}
-	}
-	flipped := bytes.Clone(whole)
-	flipped[len(flipped)/2] ^= 1
-	for name, c := range map[string]struct {
-		hook func(http.ResponseWriter, *http.Request) bool
-		word string
-	}{
-		"layer bit":    {lie(victim.String(), flipped), victim.String()},
-		"layer zeros":  {lie(victim.String(), make([]byte, len(whole))), victim.String()},
-		"layer longer": {lie(victim.String(), append(bytes.Clone(whole), 0)), "more bytes"},
-		"config":       {lie(config.String(), []byte(strings.Repeat("x", 10))), "registry"},
-	} {
-		t.Run(name, func(t *testing.T) {
-			f.hook = c.hook
-			kind := ErrCorrupt
-			if name == "config" { // it is shorter than promised
-				kind = ErrUnavailable
-			}
-			mustFail(t, s, ref, kind, c.word)
-		})
-	}
-	t.Run("manifest by digest", func(t *testing.T) {
-		d, _ := img.Digest()
-		other, _ := randomImage(t, 10, 1).RawManifest()
-		f.hook = lie(d.String(), other)
-		mustFail(t, s, f.host()+"/app@"+d.String(), ErrCorrupt, d.String(), "do not trust")
-	})
-	f.hook = nil
-	t.Run("diff ID", func(t *testing.T) {
-		cf, _ := img.ConfigFile()
-		cf = cf.DeepCopy()
-		cf.RootFS.DiffIDs[0] = v1.Hash{Algorithm: "sha256", Hex: strings.Repeat("ab", 32)}
-		liar, err := mutate.ConfigFile(img, cf)
-		if err != nil {
-			t.Fatal(err)
-		}
-		mustFail(t, s, f.push(t, "liar:1", liar), ErrCorrupt, "abababab")
-	})
-	t.Run("hostile layer", func(t *testing.T) {
-		evil := build(t, machine(), layer(t, file{name: "ok", body: "1"}, file{name: "../x", body: "evil"}))
-		mustFail(t, s, f.push(t, "evil:1", evil), ErrCorrupt, `"../x"`, "outside")
-	})
-	t.Run("layer is no tar", func(t *testing.T) {
-		mustFail(t, s, f.push(t, "text:1", build(t, machine(), static.NewLayer(bytes.Repeat([]byte("text"), 1000), types.DockerLayer))), ErrCorrupt, "tar")
-	})
-	t.Run("no image", func(t *testing.T) {
-		chart := mutate.ConfigMediaType(simple(t), "application/vnd.cncf.helm.config.v1+json")
-		mustFail(t, s, f.push(t, "chart:1", chart), ErrCorrupt, "helm")
-	})
-	t.Run("both image and index", func(t *testing.T) {
-		raw, _ := img.RawManifest()
-		var m map[string]any
-		json.Unmarshal(raw, &m)
-		m["manifests"] = []any{}
-		both, _ := json.Marshal(m)
-		f.hook = lie("/manifests/1", both)
-		mustFail(t, s, ref, ErrCorrupt, "ambiguous")
-	})
-}
-
-func TestPlatforms(t *testing.T) {
-	f, s := newFake(t), openStore(t, nil)
-	other := "arm64"
-	if machine() == other {
-		other = "amd64"
-	}
-	mustFail(t, s, f.push(t, "other:1", build(t, other, layer(t, file{name: "a"}))), ErrPlatform, "it is for linux/"+other, "this machine is linux/"+machine())
-
-	index := func(archs ...string) v1.ImageIndex {
-		idx := mutate.IndexMediaType(v1.ImageIndex(empty.Index), types.DockerManifestList)
-		for _, a := range archs {
-			img := build(t, a, layer(t, file{name: "arch", body: a}))
-			idx = mutate.AppendManifests(idx, mutate.IndexAddendum{Add: img, Descriptor: v1.Descriptor{Platform: &v1.Platform{OS: "linux", Architecture: a}}})
-		}
-		return mutate.AppendManifests(idx, mutate.IndexAddendum{Add: build(t, "unknown", layer(t, file{name: "attest"})), Descriptor: v1.Descriptor{Platform: &v1.Platform{OS: "unknown", Architecture: "unknown"}}})
-	}
-	push := func(repo string, idx v1.ImageIndex) string {
-		r, err := name.ParseReference(f.host() + "/" + repo)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := remote.WriteIndex(r, idx); err != nil {
-			t.Fatal(err)
-		}
-		return f.host() + "/" + repo
-	}
-	mustFail(t, s, push("others:1", index(other, "s390x")), ErrPlatform, "linux/"+other, "linux/s390x", "this machine is")
-
-	idx := index("s390x", machine(), other)
-	ref := push("multi:1", idx)
-	img, err := s.Pull(context.Background(), ref, PullOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if b, _ := s.ReadFile(context.Background(), img, "/arch", 100); string(b) != machine() {
-		t.Errorf("chose %q", b)
-	}
-	d, _ := idx.Digest()
-	if len(img.RepoDigests) != 1 || !strings.HasSuffix(img.RepoDigests[0], "multi@"+d.String()) {
-		t.Errorf("RepoDigests %v, want the index's %s", img.RepoDigests, d)
-	}
-	img, err = s.Pull(context.Background(), ref, PullOptions{Platform: &ispec.Platform{OS: "linux", Architecture: other}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if b, _ := s.ReadFile(context.Background(), img, "/arch", 100); string(b) != other {
-		t.Errorf("chose %q", b)
-	}
-}
-
-func TestLayerForms(t *testing.T) {
-	f, s := newFake(t), openStore(t, nil)
-	plain := layerTar(t, file{name: "plain", body: "p"})
-	zs := layerTar(t, file{name: "zstd", body: "z"})
-	enc, _ := zstd.NewWriter(nil)
-	packed := enc.EncodeAll(zs, nil)
-	same := layer(t, file{name: "same", body: "s"})
-	img := build(t, machine(), same, same)
-	img, err := mutate.Append(img,
-		mutate.Addendum{Layer: static.NewLayer(plain, types.OCIUncompressedLayer)},
-		mutate.Addendum{Layer: static.NewLayer(packed, types.OCILayerZStd)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	cf, _ := img.ConfigFile()
-	cf = cf.DeepCopy()
-	cf.RootFS.DiffIDs[3] = v1.Hash{Algorithm: "sha256", Hex: digest.FromBytes(zs).Encoded()} // static layers know no compression
-	if img, err = mutate.ConfigFile(img, cf); err != nil {
-		t.Fatal(err)
-	}
-	got, err := s.Pull(context.Background(), f.push(t, "forms:1", img), PullOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	for p, want := range map[string]string{"plain": "p", "zstd": "z", "same": "s"} {
-		if b, err := s.ReadFile(context.Background(), got, p, 100); err != nil || string(b) != want {
-			t.Errorf("%s: %q, %v", p, b, err)
-		}
-	}
-	none, err := s.Pull(context.Background(), f.push(t, "none:1", build(t, machine())), PullOptions{})
-	if err != nil || len(none.Layers) != 0 {
-		t.Errorf("an image without layers: %v", err)
-	}
-}
-
-func TestBusybox(t *testing.T) {
-	b, err := os.ReadFile("/usr/bin/busybox")
-	if err != nil {
-		t.Skip("busybox-static is not installed")
-	}
-	f, s := newFake(t), openStore(t, nil)
-	img := build(t, machine(), layer(t, file{name: "bin/busybox", body: string(b)}, file{name: "bin/sh", typ: tar.TypeLink, link: "bin/busybox"}))
-	got, err := s.Pull(context.Background(), f.push(t, "busybox:latest", img), PullOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	sh, err := s.ReadFile(context.Background(), got, "/bin/sh", 10<<20)
-	if err != nil || !bytes.Equal(sh, b) {
-		t.Errorf("%d bytes, %v", len(sh), err)
-	}
 }
 
 // Two pulls share what they have in common; one that is cancelled does not disturb the other.

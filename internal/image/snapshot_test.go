@@ -100,8 +100,17 @@ func TestOverlay(t *testing.T) {
 	if err != nil || images.Used.Bytes == 0 || images.Capacity == 0 || snaps.Used.Bytes < 100_000 {
 		t.Errorf("%+v %+v %v", images, snaps, err)
 	}
+}
 
-	// The image can go, its layers stay until the container has gone.
+// The image can go, its layers stay until the container has gone.
+func TestLayersInUse(t *testing.T) {
+	s := openStore(t, nil)
+	ctx := context.Background()
+	img := put(t, s, simple(t))
+	r, err := s.Prepare(ctx, "c1", img)
+	if err != nil {
+		t.Fatal(err)
+	}
 	if err := s.Remove(ctx, img.ID.String()); err != nil {
 		t.Fatal(err)
 	}
