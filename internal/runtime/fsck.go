@@ -7,6 +7,7 @@ import (
 	"sort"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // Finding is one thing on disk or in the kernel, and what became of it.
@@ -32,7 +33,33 @@ func (r *Report) Clean() bool { return len(r.Orphans) == 0 }
 
 // Fsck lists everything that Berth has on disk and in the kernel, by owner, and names what has none;
 // with repair it removes that. Layers and blobs are the image room's own affair.
+//
+// Kernel and shims end some things a moment after they were told to (a link goes with its namespace,
+// which the kernel frees in its own time): what is without an owner is looked at again for a second
+// before it is called an orphan.
 func (r *Runtime) Fsck(ctx context.Context, repair bool) (*Report, error) {
+	const patience, pause = time.Second, 50 * time.Millisecond
+	for end := time.Now().Add(patience); ; {
+		rep, err := r.balance(ctx)
+		if err != nil {
+			return nil, err
+		}
+		if rep.Clean() || repair || time.Now().After(end) {
+			if repair {
+				r.repairAll(ctx, rep)
+			}
+			return rep, nil
+		}
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// balance compares once.
+func (r *Runtime) balance(ctx context.Context) (*Report, error) {
 	found, err := r.inventory(ctx)
 	if err != nil {
 		return nil, err
@@ -48,19 +75,20 @@ func (r *Runtime) Fsck(ctx context.Context, repair bool) (*Report, error) {
 			rep.Orphans = append(rep.Orphans, Finding{Resource: x})
 		}
 	}
-	if repair {
-		// Cgroups first: what is killed there may hold the rest.
-		sort.SliceStable(rep.Orphans, func(i, j int) bool { return repairOrder(rep.Orphans[i].Kind) < repairOrder(rep.Orphans[j].Kind) })
-		for i := range rep.Orphans {
-			f := &rep.Orphans[i]
-			if err := r.repair(ctx, f.Resource); err != nil {
-				f.Error = err.Error()
-			} else {
-				f.Repaired = true
-			}
+	return rep, nil
+}
+
+// repairAll removes the orphans. Cgroups go first: what is killed there may hold the rest.
+func (r *Runtime) repairAll(ctx context.Context, rep *Report) {
+	sort.SliceStable(rep.Orphans, func(i, j int) bool { return repairOrder(rep.Orphans[i].Kind) < repairOrder(rep.Orphans[j].Kind) })
+	for i := range rep.Orphans {
+		f := &rep.Orphans[i]
+		if err := r.repair(ctx, f.Resource); err != nil {
+			f.Error = err.Error()
+		} else {
+			f.Repaired = true
 		}
 	}
-	return rep, nil
 }
 
 type ownership int

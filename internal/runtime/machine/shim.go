@@ -12,6 +12,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -26,10 +27,10 @@ import (
 // on others.
 type shim struct{ c *client.Shim }
 
-// native turns a ttrpc status into an errdefs error.
+// native turns a ttrpc status into an errdefs error, and leaves alone what is none.
 func native(err error) error {
-	if err == nil {
-		return nil
+	if _, ok := status.FromError(err); err == nil || !ok {
+		return err
 	}
 	return errgrpc.ToNative(err)
 }
