@@ -67,7 +67,8 @@ func run(f flags, action string) error {
 // of its own; SIGTERM is ignored as containerd's shims do, for an init system that stops everything must stop pods
 // through the daemon.
 func serve(f flags) error {
-	signal.Ignore(syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGPIPE)
+	// Caught and thrown away, not ignored: what is ignored stays so in every program that is executed.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGPIPE)
 	// A shim mostly waits: a small heap that is collected often, few caches for few processors.
 	debug.SetGCPercent(40)
 	runtime.GOMAXPROCS(min(runtime.GOMAXPROCS(0), 4))

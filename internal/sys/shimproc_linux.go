@@ -1,9 +1,13 @@
 package sys
 
 import (
+	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"os"
+	"strconv"
+	"syscall"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -71,4 +75,57 @@ func ReapOrphan(known func(pid int) bool) (pid int, ok bool, err error) {
 func siginfoPid(info *unix.Siginfo) int {
 	raw := (*[unsafe.Sizeof(unix.Siginfo{})]byte)(unsafe.Pointer(info))
 	return int(int32(binary.NativeEndian.Uint32(raw[12+unsafe.Sizeof(uintptr(0))-4:])))
+}
+
+// ErrNoExit tells that a process has not ended, or that nobody knows any more how it did.
+var ErrNoExit = errors.New("the exit status is not known")
+
+// PidFDExit tells how the process behind pidfd ended, though it is nobody's child here: from its zombie while its parent
+// has not waited for it, from the pidfd afterwards (Linux 6.15). The error wraps ErrNoExit where neither knows.
+func PidFDExit(pidfd *os.File, pid int) (syscall.WaitStatus, error) {
+	for range 3 { // the parent may come between the two looks
+		if ws, err := reapedExit(pidfd); err == nil {
+			return ws, nil
+		}
+		if ws, ok := zombieExit(pid); ok && SignalPidFD(pidfd, 0) == nil {
+			return ws, nil // and as the process was still there after the look, the number meant it
+		}
+	}
+	return 0, fmt.Errorf("process %d: %w", pid, ErrNoExit)
+}
+
+func reapedExit(pidfd *os.File) (syscall.WaitStatus, error) {
+	conn, err := pidfd.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	info := unix.PidfdInfo{Mask: unix.PIDFD_INFO_EXIT}
+	var errno unix.Errno
+	err = conn.Control(func(fd uintptr) {
+		_, _, errno = unix.Syscall(unix.SYS_IOCTL, fd, unix.PIDFD_GET_INFO, uintptr(unsafe.Pointer(&info)))
+	})
+	switch {
+	case err != nil:
+		return 0, err
+	case errno != 0:
+		return 0, errno
+	case info.Mask&unix.PIDFD_INFO_EXIT == 0:
+		return 0, ErrNoExit
+	}
+	return syscall.WaitStatus(info.Exit_code), nil
+}
+
+// zombieExit reads state and exit_code, fields 3 and 52 of /proc/PID/stat.
+func zombieExit(pid int) (syscall.WaitStatus, bool) {
+	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	if err != nil {
+		return 0, false
+	}
+	end := bytes.LastIndexByte(b, ')') // the command's name may hold anything
+	fields := bytes.Fields(b[end+1:])
+	if end < 0 || len(fields) < 50 || fields[0][0] != 'Z' {
+		return 0, false
+	}
+	code, err := strconv.ParseUint(string(fields[49]), 10, 32)
+	return syscall.WaitStatus(code), err == nil
 }

@@ -1,6 +1,7 @@
 package sys
 
 import (
+	"errors"
 	"os/exec"
 	"testing"
 	"time"
@@ -29,5 +30,43 @@ func TestReapOrphanLeavesKnownChildren(t *testing.T) {
 	}
 	if err := cmd.Wait(); err == nil {
 		t.Fatal("the child could still be waited for")
+	}
+}
+
+func TestPidFDExit(t *testing.T) {
+	cmd := exec.Command("sh", "-c", "read x; exit 42")
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	pid := cmd.Process.Pid
+	pidfd, err := OpenPidFD(pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pidfd.Close()
+	if ws, err := PidFDExit(pidfd, pid); !errors.Is(err, ErrNoExit) {
+		t.Errorf("of a living process: %v, %v", ws, err)
+	}
+	in.Close()
+	for range 500 {
+		if _, ok := zombieExit(pid); ok {
+			break
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	if ws, err := PidFDExit(pidfd, pid); err != nil || ws.ExitStatus() != 42 {
+		t.Errorf("of a zombie: %v, %v", ws, err)
+	}
+	cmd.Wait()
+	ws, err := PidFDExit(pidfd, pid)
+	if errors.Is(err, ErrNoExit) {
+		t.Skip("this kernel does not keep the exit status (Linux 6.15 does)")
+	}
+	if err != nil || ws.ExitStatus() != 42 {
+		t.Errorf("of a process that was waited for: %v, %v", ws, err)
 	}
 }

@@ -111,7 +111,7 @@ func (b *bench) makeRootfs() {
 	if err := os.WriteFile(filepath.Join(b.rootfs, "bin/busybox"), data, 0o755); err != nil {
 		b.t.Fatal(err)
 	}
-	for _, name := range strings.Fields("sh cat echo sleep true false id stty seq head yes usleep dd tr od") {
+	for _, name := range strings.Fields("sh cat echo sleep true false id stty seq head yes usleep dd tr od cut") {
 		os.Symlink("busybox", filepath.Join(b.rootfs, "bin", name))
 	}
 }
@@ -380,4 +380,20 @@ type anyJSON struct{ json string }
 
 func (a anyJSON) any() *anypb.Any {
 	return &anypb.Any{TypeUrl: "types.containerd.io/opencontainers/runtime-spec/1/Process", Value: []byte(a.json)}
+}
+
+// notice is output that reacts, once, to what is in it.
+type notice struct {
+	bytes.Buffer
+	want string
+	then func()
+}
+
+func (n *notice) Write(p []byte) (int, error) {
+	n.Buffer.Write(p)
+	if n.then != nil && bytes.Contains(n.Bytes(), []byte(n.want)) {
+		go n.then()
+		n.then = nil
+	}
+	return len(p), nil
 }

@@ -23,7 +23,7 @@ func statusError(resp *ttrpc.Response) error { return status.ErrorProto(resp.Sta
 
 // hello tells the shim that we listen.
 func (s *Shim) hello(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
 	r, err := s.Berth().Hello(ctx, &api.HelloRequest{EventsAddress: s.g.m.events.address})
 	if errors.Is(err, context.DeadlineExceeded) {

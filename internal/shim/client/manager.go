@@ -38,6 +38,7 @@ type Manager struct {
 	closed   bool
 	groups   map[string]*group
 	assigned map[string]*group // by sandbox
+	retiring map[*group]bool   // empty groups on their way out
 	spare    *group            // blank, ready or starting; nil if there is none
 }
 
@@ -45,7 +46,7 @@ type Manager struct {
 // when each has answered or has been given up.
 func Open(ctx context.Context, cfg Config) (*Manager, error) {
 	cfg = cfg.withDefaults()
-	m := &Manager{cfg: cfg, dir: filepath.Join(cfg.RunDir, "shims"), log: cfg.Logger, groups: map[string]*group{}, assigned: map[string]*group{}}
+	m := &Manager{cfg: cfg, dir: filepath.Join(cfg.RunDir, "shims"), log: cfg.Logger, groups: map[string]*group{}, assigned: map[string]*group{}, retiring: map[*group]bool{}}
 	if err := os.MkdirAll(m.dir, 0o700); err != nil {
 		return nil, fmt.Errorf("open shim directory: %w", err)
 	}
@@ -231,6 +232,7 @@ func (m *Manager) unplace(sandboxID string, g *group) error {
 	if empty {
 		g.shim.retire()
 		delete(m.groups, g.id) // so that nobody joins it any more
+		m.retiring[g] = true
 	}
 	m.mu.Unlock()
 	if err := failpoint.Here("shim/client/release"); err != nil {
@@ -279,6 +281,7 @@ func (m *Manager) retire(ctx context.Context, g *group) {
 	}
 	m.mu.Lock()
 	delete(m.groups, g.id)
+	delete(m.retiring, g)
 	m.mu.Unlock()
 }
 
@@ -324,6 +327,9 @@ func (m *Manager) Inventory() Inventory {
 	known := map[string]*group{}
 	for id, g := range m.groups {
 		known[id] = g
+	}
+	for g := range m.retiring {
+		known[g.id] = g
 	}
 	if m.spare != nil {
 		known[m.spare.id] = m.spare

@@ -181,12 +181,12 @@ func (s *Shim) connected(c *connection) {
 	}
 }
 
-// disconnected makes calls wait for a successor.
+// disconnected makes calls wait for a successor. The connection of a dead process ends by itself, behind its last
+// answers.
 func (s *Shim) disconnected() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.conn != nil {
-		s.conn.Close()
 		s.conn, s.pid = nil, 0
 		s.arrived = make(chan struct{})
 	}

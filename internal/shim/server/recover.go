@@ -172,3 +172,19 @@ func (p *process) adoptInput(w stdioSpec) {
 		p.hold("stdin", keep)
 	}
 }
+
+// lateExit asks once more how an adopted process ended. Its pidfd is readable as soon as it is a zombie, and before its
+// parent has waited for it the kernel's answer is another one.
+func lateExit(p Process, st engine.ExitStatus) engine.ExitStatus {
+	if p.PidFD() == nil {
+		return st
+	}
+	ws, err := sys.PidFDExit(p.PidFD(), p.Pid())
+	if err != nil {
+		return st
+	}
+	if ws.Signaled() {
+		return engine.ExitStatus{Code: 128 + int(ws.Signal()), Signal: int(ws.Signal()), At: st.At}
+	}
+	return engine.ExitStatus{Code: ws.ExitStatus(), At: st.At}
+}

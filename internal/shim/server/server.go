@@ -29,6 +29,9 @@ const (
 	SocketStream = "stream.sock"
 )
 
+// lastWords is how long the shim stays to answer the call that ended it.
+const lastWords = 5 * time.Millisecond
+
 // Config says what a Server is to be.
 type Config struct {
 	// Dir is the group's directory; it exists, mode 0700.
@@ -127,13 +130,11 @@ func (s *Server) Serve(ctx context.Context, rpc, fd, stream *net.UnixListener) e
 	fd.Close()
 	stream.Close()
 	s.events.flush(time.Second)
-	// The answer to Shutdown itself is still on its way.
-	down, cancel := context.WithTimeout(context.Background(), time.Second)
-	defer cancel()
-	if err := srv.Shutdown(down); err != nil && !errors.Is(err, context.DeadlineExceeded) {
+	// The answer to Shutdown itself is still on its way; callers bear that it gets lost.
+	time.Sleep(lastWords)
+	if err := srv.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
 		s.log.Warn("close connections", "err", err)
 	}
-	srv.Close()
 	return nil
 }
 

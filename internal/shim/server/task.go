@@ -198,6 +198,9 @@ func (t *task) watch() {
 	if err != nil {
 		st = engine.ExitStatus{Code: 255, Unknown: true, Reason: err.Error(), At: time.Now()}
 	}
+	if st.Unknown && t.adopted {
+		st = lateExit(t.main.p, st)
+	}
 	// What the process wrote was in its FIFOs before it ended.
 	t.main.drain()
 	t.op.Lock() // a start in flight is reported first
