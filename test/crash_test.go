@@ -133,7 +133,8 @@ func TestDaemonKilledAtEveryFailpoint(t *testing.T) {
 // killedAt runs the victim's life with a node that dies at the place, and one that does not after it.
 func killedAt(m *machine, place, manifest string, bystander []process) {
 	m.t.Helper()
-	c := m.node("BERTH_FAILPOINT=" + place + "=kill")
+	c := m.beginWith([]string{"BERTH_FAILPOINT=" + place + "=kill"}, "node")
+	m.eventually("the node answers or has died", func() bool { return c.over() || m.answers() })
 	for range 3 { // the first may fail because the node died before it answered
 		if r := m.berth("run", "-d", manifest); r.code == 0 {
 			break
@@ -142,18 +143,7 @@ func killedAt(m *machine, place, manifest string, bystander []process) {
 		}
 	}
 	before := m.running("victim", 1)
-	if r := m.berth("rm", "victim"); r.code != 0 {
-		m.t.Logf("berth rm, while the node may die: %s", r.stderr)
-		m.eventually("the victim is gone", func() bool {
-			for _, p := range m.pods() {
-				if p.Name == "victim" {
-					m.berth("rm", "victim")
-					return false
-				}
-			}
-			return true
-		})
-	}
+	m.must("rm", "victim")
 	for _, p := range before {
 		if p.lives() {
 			m.t.Errorf("process %d of the removed pod is alive", p.pid)
@@ -173,10 +163,20 @@ func killedAt(m *machine, place, manifest string, bystander []process) {
 		m.t.Logf("the node was not killed: %s is not always reached", place)
 		c.kill()
 	}
-	if r := m.berth("fsck"); r.code != 0 {
-		m.t.Errorf("after the removal berth fsck says: %s\n%s", r.stderr, r.stdout)
-	}
+	m.clean()
 	stopNode(m)
+}
+
+// clean waits until nothing is without an owner: a link vanishes a moment after its namespace.
+func (m *machine) clean() {
+	m.t.Helper()
+	var r result
+	for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+		if r = m.berth("fsck"); r.code == 0 {
+			return
+		}
+	}
+	m.t.Errorf("after the removal berth fsck says: %s\n%s", r.stderr, r.stdout)
 }
 
 // stopNode ends whatever node is there; pods run on.

@@ -169,7 +169,7 @@ func TestTraceShowsWhereTheTimeWent(t *testing.T) {
 	m := newMachine(t)
 	file := m.file("once.yaml", pod("once", "restartPolicy: Never", container("app", "demo", "show", "--wait", "1s")))
 	r := m.must("run", "--trace", file)
-	for _, want := range []string{"where the start of pod once went", "RunPodSandbox", "CreateContainer app", "StartContainer app"} {
+	for _, want := range []string{"where the start of pod once went", "kubelet.sandbox", "kubelet.start app", "shim.create", "engine.execute"} {
 		if !strings.Contains(r.stdout, want) {
 			t.Errorf("no %q in:\n%s", want, r.stdout)
 		}

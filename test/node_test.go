@@ -26,6 +26,7 @@ type machine struct {
 	t         *testing.T
 	dir       string // short, for sockets' paths are limited
 	root, run string
+	env       []string // more than this process has
 }
 
 // newMachine makes the folders, and at the test's end proves that nothing is left of the node.
@@ -140,7 +141,7 @@ func (m *machine) beginReading(in io.Reader, args ...string) *command {
 // prepare is a verb that has not been started.
 func (m *machine) prepare(args ...string) *exec.Cmd {
 	cmd := exec.Command(binary("berth"), args...)
-	cmd.Env = append(os.Environ(), "BERTH_ROOT="+m.root, "BERTH_RUN="+m.run)
+	cmd.Env = append(append(os.Environ(), "BERTH_ROOT="+m.root, "BERTH_RUN="+m.run), m.env...)
 	return cmd
 }
 
@@ -179,9 +180,7 @@ func (c *command) wait() result {
 
 // kill ends the command if it has not ended.
 func (c *command) kill() {
-	select {
-	case <-c.ended:
-	default:
+	if !c.over() {
 		c.cmd.Process.Kill()
 		<-c.ended
 	}
@@ -246,19 +245,32 @@ func (m *machine) node(env ...string) *command {
 	m.t.Helper()
 	c := m.beginWith(env, "node")
 	m.eventually("the node answers", func() bool {
-		select {
-		case <-c.ended:
+		if c.over() {
 			m.t.Fatalf("the node ended with %d:\n%s", c.code, c.err)
-		default:
 		}
-		conn, err := net.Dial("unix", filepath.Join(m.run, "node.sock"))
-		if err != nil {
-			return false
-		}
-		conn.Close()
-		return true
+		return m.answers()
 	})
 	return c
+}
+
+// answers tells whether a node listens.
+func (m *machine) answers() bool {
+	conn, err := net.Dial("unix", filepath.Join(m.run, "node.sock"))
+	if err != nil {
+		return false
+	}
+	conn.Close()
+	return true
+}
+
+// over tells whether the command has ended.
+func (c *command) over() bool {
+	select {
+	case <-c.ended:
+		return true
+	default:
+		return false
+	}
 }
 
 // pods is what berth ps tells machines.

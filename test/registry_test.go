@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"debug/elf"
 	"io"
+	"log"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -35,7 +36,7 @@ type warehouse struct {
 func newWarehouse(t *testing.T) *warehouse {
 	t.Helper()
 	w := &warehouse{t: t}
-	inner := registry.New(registry.Logger(nil))
+	inner := registry.New(registry.Logger(log.New(io.Discard, "", 0)))
 	srv := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		if d := w.spoil.Load(); d != nil && r.Method == http.MethodGet && strings.HasSuffix(r.URL.Path, *d) {
 			rec := httptest.NewRecorder()

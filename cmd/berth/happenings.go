@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -36,14 +35,20 @@ func (s *session) handle(ctx context.Context, e api.Event) {
 	case api.ContainerExited:
 		s.exitedContainer(p, e)
 	case api.ImagePulling:
-		s.view.note("pulling %s", e.Image)
+		if !s.pulling[e.Image] {
+			s.pulling[e.Image] = true
+			s.view.note("pulling %s", e.Image)
+		}
 	case api.ImageProgress:
 		if e.Progress != nil {
 			s.view.progress(e.Image, e.Progress.Current, e.Progress.Total, e.Progress.Detail, false)
 		}
 	case api.ImagePulled:
-		s.view.progress(e.Image, 0, 0, "", true)
-		s.view.note("%s", orElse(e.Message, e.Image+" is here"))
+		if s.pulling[e.Image] {
+			s.pulling[e.Image] = false
+			s.view.progress(e.Image, 0, 0, "", true)
+			s.view.note("%s", orElse(e.Message, e.Image+" is here"))
+		}
 	case api.Warning:
 		s.warning(p, e)
 	case api.PodRemoved:
@@ -189,10 +194,11 @@ func (s *session) followLog(ctx context.Context, p podName, container string, st
 		for {
 			err := s.h.Logs(ctx, p.namespace, p.name, container, api.LogOptions{Follow: true, Timestamps: true, Since: w.last}, w)
 			w.flush()
-			if err == nil || ctx.Err() != nil || !(unreachable(err) || errors.Is(err, io.ErrUnexpectedEOF)) {
+			if err == nil || ctx.Err() != nil || !unreachable(err) {
 				break // the instance has ended, or its log is gone
 			}
 			time.Sleep(100 * time.Millisecond) // the node is being replaced
+			w.resume()
 		}
 		if ctx.Err() != nil {
 			return
@@ -200,13 +206,16 @@ func (s *session) followLog(ctx context.Context, p podName, container string, st
 	}
 }
 
-// stamped takes lines that begin with a time, drops those that it has had already, and gives the
-// rest on, without the time unless it is to be kept.
+// stamped takes lines that begin with a time and gives them on, without the time unless it is to be
+// kept. After resume it drops the lines that it has had already.
 type stamped struct {
 	lines
 	give func([]byte)
-	last time.Time
 	keep bool
+
+	last   time.Time // of the last line
+	same   int       // lines that had this time
+	repeat int       // lines of this time that are still to come again
 }
 
 func newStamped(give func([]byte), keep bool) *stamped {
@@ -215,17 +224,26 @@ func newStamped(give func([]byte), keep bool) *stamped {
 	return w
 }
 
+// resume prepares for a stream that begins at last again.
+func (w *stamped) resume() { w.repeat = w.same }
+
 func (w *stamped) take(b []byte) {
 	stamp, text, _ := bytes.Cut(b, []byte(" "))
 	at, err := time.Parse(time.RFC3339Nano, string(stamp))
-	if err != nil {
-		w.give(b) // the rest of a line that was too long
+	switch {
+	case err != nil: // the rest of a line that was too long
+		w.give(b)
 		return
-	}
-	if !at.After(w.last) {
+	case at.Before(w.last):
 		return
+	case at.Equal(w.last) && w.repeat > 0:
+		w.repeat--
+		return
+	case at.Equal(w.last):
+		w.same++
+	default:
+		w.last, w.same, w.repeat = at, 1, 0
 	}
-	w.last = at
 	if w.keep {
 		text = b
 	}

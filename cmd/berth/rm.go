@@ -69,7 +69,7 @@ func (c *cli) remove(ctx context.Context, h *handle, names []podName, grace *int
 	}
 	for _, n := range names {
 		if wait {
-			if err := awaitGone(ctx, h, n); err != nil {
+			if err := c.awaitGone(ctx, h, n); err != nil {
 				return err
 			}
 		}
@@ -78,13 +78,22 @@ func (c *cli) remove(ctx context.Context, h *handle, names []podName, grace *int
 	return nil
 }
 
-// awaitGone waits until the node knows the pod no more.
-func awaitGone(ctx context.Context, h *handle, n podName) error {
+// awaitGone waits until the node knows the pod no more. The wish is on disk: where the node dies
+// meanwhile, the next one fulfils it.
+func (c *cli) awaitGone(ctx context.Context, h *handle, n podName) error {
 	pause := 2 * time.Millisecond
 	for {
-		if _, err := h.Pod(ctx, n.namespace, n.name); apierrors.IsNotFound(err) {
+		_, err := h.Pod(ctx, n.namespace, n.name)
+		switch {
+		case apierrors.IsNotFound(err):
 			return nil
-		} else if err != nil {
+		case unreachable(err):
+			next, err := c.ensureNode(ctx)
+			if err != nil {
+				return err
+			}
+			h.adopt(next)
+		case err != nil:
 			return fmt.Errorf("wait for the end of pod %s: %w", n, err)
 		}
 		select {

@@ -29,6 +29,7 @@ type session struct {
 	pods   map[string]*tracked // by UID
 	order  []string            // UIDs as in the manifest
 
+	pulling map[string]bool // images that are on their way
 	checked bool
 	failure error // why the run ends before its time
 	removal string
@@ -50,7 +51,7 @@ type tracked struct {
 func newSession(c *cli, h *handle, o runOptions, stop *signals) *session {
 	return &session{
 		c: c, h: h, o: o, stop: stop, view: newView(c, o.plain),
-		events: make(chan api.Event, 64), checks: make(chan error, 1), pods: map[string]*tracked{},
+		events: make(chan api.Event, 64), checks: make(chan error, 1), pods: map[string]*tracked{}, pulling: map[string]bool{},
 	}
 }
 

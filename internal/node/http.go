@@ -155,14 +155,24 @@ func (n *node) serveInventory(w http.ResponseWriter, r *http.Request) {
 	answer(w, items, err)
 }
 
+// serveTrace lays the kubelet's spans of a pod's start beside those of its runtime, shim and engine.
 func (n *node) serveTrace(w http.ResponseWriter, r *http.Request) {
 	namespace, pod := r.PathValue("namespace"), r.PathValue("pod")
+	spans, ok := n.kubelet.Trace(namespace, pod)
+	if !ok {
+		refuse(w, http.StatusNotFound, errors.New("this node has no pod "+namespace+"/"+pod))
+		return
+	}
 	for _, sb := range n.runtime.Sandboxes() {
-		if sb.Spec.Namespace == namespace && sb.Spec.Name == pod {
-			spans, err := n.runtime.Trace(r.Context(), sb.ID)
-			answer(w, Trace{Pod: namespace + "/" + pod, Spans: spans}, err)
+		if sb.Spec.Namespace != namespace || sb.Spec.Name != pod {
+			continue
+		}
+		more, err := n.runtime.Trace(r.Context(), sb.ID)
+		if err != nil {
+			answer(w, nil, err)
 			return
 		}
+		spans = append(spans, more...)
 	}
-	refuse(w, http.StatusNotFound, errors.New("pod "+namespace+"/"+pod+" has no sandbox"))
+	answer(w, Trace{Pod: namespace + "/" + pod, Spans: spans}, nil)
 }
