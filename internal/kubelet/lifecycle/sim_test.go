@@ -47,7 +47,13 @@ func simulate(t *testing.T, seed int64) {
 	for range r.Intn(4) {
 		w.after(l.some(30*time.Minute), "", w.restartDaemon)
 	}
-	deleted := epoch.Add(l.some(time.Hour))
+	for range r.Intn(3) {
+		w.after(l.some(30*time.Minute), "", w.confuse)
+	}
+	if r.Intn(4) == 0 {
+		w.after(l.some(30*time.Minute), "", w.reboot)
+	}
+	deleted := epoch.Add(l.some([]time.Duration{time.Second, time.Minute, time.Hour}[r.Intn(3)]))
 	finalPhase := v1.PodPhase("")
 	w.run(deleted, func() {
 		p := w.result.Status.Phase

@@ -324,6 +324,23 @@ func (w *world) restartDaemon() {
 	w.log("%8s  the daemon restarts", w.clock())
 }
 
+// confuse makes the runtime unsure of an instance.
+func (w *world) confuse() {
+	for _, i := range w.sorted() {
+		if i.State == Running {
+			i.State = Unknown
+			w.learnAll()
+			return
+		}
+	}
+}
+
+// reboot loses all that the runtime has, and the daemon's memory.
+func (w *world) reboot() {
+	w.sandboxes, w.instances = map[string]*Sandbox{}, map[string]*Instance{}
+	w.restartDaemon()
+}
+
 // run goes on until the clock shows until, or the pod is gone.
 func (w *world) run(until time.Time, each func()) {
 	for !w.gone {
