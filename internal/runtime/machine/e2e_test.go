@@ -40,6 +40,7 @@ const busybox = "/usr/bin/busybox"
 type place struct {
 	Dir, Name, Shim string
 	GroupSize       int
+	Spare           bool
 }
 
 func (p place) root() string   { return filepath.Join(p.Dir, "root") }
@@ -73,7 +74,7 @@ func openDaemon(ctx context.Context, p place, log *slog.Logger) (_ *daemon, err 
 		return d, err
 	}
 	d.shims, err = client.Open(ctx, client.Config{
-		RunDir: p.run(), Handlers: map[string]client.Handler{"": {Binary: p.Shim}}, GroupSize: p.GroupSize, Logger: log,
+		RunDir: p.run(), Handlers: map[string]client.Handler{"": {Binary: p.Shim}}, GroupSize: p.GroupSize, Spare: p.Spare, Logger: log,
 	})
 	if err != nil {
 		return d, err
@@ -159,7 +160,7 @@ var shimBinary = sync.OnceValues(func() (string, error) {
 })
 
 // newPlace makes a place with the test image in its store, and checks at the end that nothing is left.
-func newPlace(t *testing.T) place {
+func newPlace(t testing.TB) place {
 	t.Helper()
 	if os.Getuid() != 0 {
 		t.Skip("needs root: it makes namespaces, cgroups and mounts")
@@ -190,7 +191,7 @@ func newPlace(t *testing.T) place {
 	return p
 }
 
-func logger(t *testing.T) *slog.Logger {
+func logger(t testing.TB) *slog.Logger {
 	if !testing.Verbose() {
 		return slog.New(slog.DiscardHandler)
 	}
@@ -198,7 +199,7 @@ func logger(t *testing.T) *slog.Logger {
 }
 
 // checkClean looks for what a daemon may have left, by its own means, not by Berth's; then it removes it.
-func (p place) checkClean(t *testing.T) {
+func (p place) checkClean(t testing.TB) {
 	t.Helper()
 	if b, err := os.ReadFile("/proc/self/mountinfo"); err == nil {
 		for line := range strings.Lines(string(b)) {
@@ -254,7 +255,7 @@ func (p place) processes() []int {
 	return out
 }
 
-func (p place) open(t *testing.T) *daemon {
+func (p place) open(t testing.TB) *daemon {
 	t.Helper()
 	d, err := openDaemon(context.Background(), p, logger(t))
 	if err != nil {
