@@ -107,9 +107,11 @@ func (s *Store) resolve(ctx context.Context, client *registry.Client, ref refere
 	if err := doc.checkManifest(); err != nil {
 		return nil, nil, err
 	}
-	config, err := client.Bytes(ctx, *doc.Config)
-	if err != nil {
-		return nil, nil, err
+	config, err := s.readBlob(doc.Config.Digest)
+	if err != nil { // it is not here, or damaged
+		if config, err = client.Bytes(ctx, *doc.Config); err != nil {
+			return nil, nil, err
+		}
 	}
 	c, err := doc.assemble(ispec.Descriptor{MediaType: m.MediaType, Digest: m.Digest, Size: int64(len(m.Bytes))}, m.Bytes, config, &want)
 	return c, names, err

@@ -427,3 +427,27 @@ func dialTo(addr string) func(context.Context, string, string) (net.Conn, error)
 		return (&net.Dialer{}).DialContext(ctx, network, addr)
 	}
 }
+
+// What is here is not fetched again: a second pull asks for the manifest only.
+func TestPullAgain(t *testing.T) {
+	f, s := newFake(t), openStore(t, nil)
+	ref := f.push(t, "app:1", simple(t))
+	var blobs, manifests atomic.Int32
+	f.hook = func(w http.ResponseWriter, r *http.Request) bool {
+		switch {
+		case isBlob(r):
+			blobs.Add(1)
+		case isManifest(r):
+			manifests.Add(1)
+		}
+		return false
+	}
+	for range 3 {
+		if _, err := s.Pull(context.Background(), ref, PullOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if blobs.Load() != 4 || manifests.Load() != 3 {
+		t.Errorf("%d blobs and %d manifests were fetched, want 4 and 3", blobs.Load(), manifests.Load())
+	}
+}
