@@ -627,3 +627,86 @@ func (p place) killedAt(t *testing.T, name, oldC string, pid int) {
 		t.Errorf("after removal: %s %v", b, err)
 	}
 }
+
+// A shim dies: its containers run on, a successor answers for them, and their ends are known.
+func TestKilledShim(t *testing.T) {
+	p := newPlace(t)
+	d := p.open(t)
+	ctx := context.Background()
+	sb, err := d.rt.RunSandbox(ctx, p.pod("keep", false))
+	if err != nil {
+		t.Fatal(err)
+	}
+	lives, err := d.start(ctx, sb, shell("lives", "i=0; while :; do echo $i; i=$((i+1)); sleep 0.05; done"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ends, err := d.start(ctx, sb, shell("ends", "sleep 0.3; exit 9"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	before, _ := d.rt.Container(lives)
+	syscall.Kill(d.shims.Inventory().Groups[0].Pid, syscall.SIGKILL)
+	eventually(t, "the end is known", func() bool { st, _ := d.rt.Container(ends); return st.State == runtime.ContainerExited && st.ExitCode == 9 })
+	if got := d.exec(t, lives, "echo here"); got != "here" {
+		t.Errorf("exec: %q", got)
+	}
+	if st, _ := d.rt.Container(lives); st.State != runtime.ContainerRunning || st.Pid != before.Pid {
+		t.Errorf("%+v", st)
+	}
+	more, err := d.start(ctx, sb, shell("more", "sleep 1000"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []string{lives, more} {
+		if err := d.rt.StopContainer(ctx, c, 0); err != nil {
+			t.Error(err)
+		}
+		if st, _ := d.rt.Container(c); st.ExitCode != 137 {
+			t.Errorf("%+v", st)
+		}
+	}
+	b, _ := os.ReadFile(before.LogPath)
+	for i, l := range strings.Split(strings.TrimSpace(string(b)), "\n") {
+		if !strings.HasSuffix(l, "stdout F "+strconv.Itoa(i)) {
+			t.Fatalf("line %d of the log is %q", i, l)
+		}
+	}
+	if err := d.rt.RemoveSandbox(ctx, sb); err != nil {
+		t.Fatal(err)
+	}
+	d.checkEmpty(t)
+}
+
+// Many pods come and go at once, over several shims.
+func TestManyAtOnce(t *testing.T) {
+	p := newPlace(t)
+	p.GroupSize = 8
+	d := p.open(t)
+	ctx := context.Background()
+	var wg sync.WaitGroup
+	for i := range 24 {
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			sb, err := d.rt.RunSandbox(ctx, p.pod(fmt.Sprint("p", i), i%2 == 0))
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			for _, name := range []string{"a", "b"} {
+				if _, err := d.start(ctx, sb, shell(name, "sleep 1000")); err != nil {
+					t.Error(err)
+				}
+			}
+			if i%3 == 0 {
+				err = d.rt.StopSandbox(ctx, sb)
+			}
+			if err := errors.Join(err, d.rt.RemoveSandbox(ctx, sb)); err != nil {
+				t.Error(err)
+			}
+		}()
+	}
+	wg.Wait()
+	d.checkEmpty(t)
+}
