@@ -29,7 +29,7 @@ func TestHelloExample(t *testing.T) {
 			t.Errorf("standard error lacks %q:\n%s", want, r.stderr)
 		}
 	}
-	for _, want := range []string{"page   | wrote /www/index.html", "web    | serving /www on", "reader | /www/index.html:"} {
+	for _, want := range []string{"page   | wrote /www/index.html", "web    | serving /www on"} {
 		if !strings.Contains(r.stdout, want) {
 			t.Errorf("the logs lack %q:\n%s", want, r.stdout)
 		}
@@ -55,6 +55,7 @@ func TestInterruptEndsThePodInItsGracePeriod(t *testing.T) {
 	file, _ := hello(t, m)
 	c := m.begin("run", file)
 	c.says("pod hello is ready")
+	c.says("reader | /www/index.html:")
 	c.signal(syscall.SIGINT)
 	r := c.wait()
 	if r.code != 0 {

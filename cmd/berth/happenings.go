@@ -35,7 +35,7 @@ func (s *session) handle(ctx context.Context, e api.Event) {
 	case api.ContainerExited:
 		s.exitedContainer(p, e)
 	case api.ImagePulling:
-		if !s.pulling[e.Image] {
+		if _, told := s.pulling[e.Image]; !told { // each container pulls for itself; one word is enough
 			s.pulling[e.Image] = true
 			s.view.note("pulling %s", e.Image)
 		}

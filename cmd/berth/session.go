@@ -29,7 +29,7 @@ type session struct {
 	pods   map[string]*tracked // by UID
 	order  []string            // UIDs as in the manifest
 
-	pulling map[string]bool // images that are on their way
+	pulling map[string]bool // images: true while they are on their way
 	checked bool
 	failure error // why the run ends before its time
 	removal string

@@ -80,7 +80,7 @@ func (shimRoom) ExecSync(_ context.Context, r runtime.ExecSyncRequest) (runtime.
 }
 
 // Exec echoes its input and ends with code 5.
-func (shimRoom) Exec(_ context.Context, _, _, _ string, _ *specs.Process, s runtime.Streams) (int, error) {
+func (shimRoom) Exec(_ context.Context, _, _ string, _ *specs.Process, s runtime.Streams) (int, error) {
 	buf := make([]byte, 100)
 	if s.In != nil {
 		n, _ := s.In.Read(buf)
@@ -98,7 +98,6 @@ type kernelRoom struct{ events chan runtime.ShimEvent }
 
 func (kernelRoom) CreateCgroup(context.Context, string, *runtime.Resources) error { return nil }
 func (kernelRoom) CgroupExists(string) bool                                       { return false }
-func (kernelRoom) UpdateCgroup(context.Context, string, *runtime.Resources) error { return nil }
 func (kernelRoom) RemoveCgroup(context.Context, string) error                     { return nil }
 func (k kernelRoom) KillCgroup(_ context.Context, p string) error {
 	k.events <- runtime.ShimEvent{Kind: runtime.ShimExit, ContainerID: filepath.Base(p), Exit: runtime.Exit{Code: 137, At: time.Now()}}

@@ -307,28 +307,19 @@ func (k *Kubelet) Logs(ctx context.Context, namespace, name, container string, o
 		Since: o.Since, LimitBytes: o.LimitBytes}, f.ended, stdout, stderr)
 }
 
-// findLog finds the log of the container's newest instance that has begun, or of the one before, and a channel
-// that is closed when the instance has ended.
+// findLog finds the log of the container's newest instance that has begun, or with previous of the one that its
+// status calls the last that ended, and a channel that is closed when the instance has ended.
 func (w *worker) findLog(container string, previous bool) (string, <-chan struct{}, error) {
 	if w.container(container) == nil {
 		return "", nil, apierrors.NewBadRequest(fmt.Sprintf("container %q is not in pod %q", container, w.podName))
 	}
-	var list []*lifecycle.Instance
-	for i := range w.obs.Instances {
-		if in := &w.obs.Instances[i]; in.Name == container && in.State != lifecycle.Created {
-			list = append(list, in)
-		}
-	}
-	sort.Slice(list, func(i, j int) bool { return list[i].Attempt > list[j].Attempt })
-	if previous && len(list) < 2 {
-		return "", nil, apierrors.NewBadRequest(fmt.Sprintf("container %q in pod %q has no earlier instance", container, w.podName))
-	}
-	if len(list) == 0 {
-		return "", nil, apierrors.NewBadRequest(fmt.Sprintf("container %q in pod %q is waiting to start: %s", container, w.podName, w.waitingReason(container)))
-	}
-	in := list[0]
+	var in *lifecycle.Instance
 	if previous {
-		in = list[1]
+		if in = w.lastEnded(container); in == nil {
+			return "", nil, apierrors.NewBadRequest(fmt.Sprintf("container %q in pod %q has no earlier instance", container, w.podName))
+		}
+	} else if in = w.lastBegun(container); in == nil {
+		return "", nil, apierrors.NewBadRequest(fmt.Sprintf("container %q in pod %q is waiting to start: %s", container, w.podName, w.waitingReason(container)))
 	}
 	ended := w.ended[in.ID]
 	if ended == nil {
@@ -338,13 +329,35 @@ func (w *worker) findLog(container string, previous bool) (string, <-chan struct
 	return filepath.Join(w.k.paths.podLogs(w.rec.Pod), criconfig.LogPath(container, in.Attempt)), ended, nil
 }
 
-func (w *worker) waitingReason(container string) string {
-	for _, list := range [][]v1.ContainerStatus{w.obs.Status.InitContainerStatuses, w.obs.Status.ContainerStatuses} {
-		for _, cs := range list {
-			if cs.Name == container && cs.State.Waiting != nil {
-				return cs.State.Waiting.Reason
-			}
+// lastBegun is the newest instance that has been started, or nil.
+func (w *worker) lastBegun(container string) *lifecycle.Instance {
+	var newest *lifecycle.Instance
+	for i := range w.obs.Instances {
+		in := &w.obs.Instances[i]
+		if in.Name == container && in.State != lifecycle.Created && (newest == nil || in.Attempt > newest.Attempt) {
+			newest = in
 		}
+	}
+	return newest
+}
+
+// lastEnded is the instance of the container's lastState, or nil.
+func (w *worker) lastEnded(container string) *lifecycle.Instance {
+	cs := lifecycle.FindContainerStatus(&w.obs.Status, container)
+	if cs == nil || cs.LastTerminationState.Terminated == nil {
+		return nil
+	}
+	for i := range w.obs.Instances {
+		if in := &w.obs.Instances[i]; lifecycle.ContainerID(in) == cs.LastTerminationState.Terminated.ContainerID {
+			return in
+		}
+	}
+	return nil
+}
+
+func (w *worker) waitingReason(container string) string {
+	if cs := lifecycle.FindContainerStatus(&w.obs.Status, container); cs != nil && cs.State.Waiting != nil {
+		return cs.State.Waiting.Reason
 	}
 	return "ContainerCreating"
 }

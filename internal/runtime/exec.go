@@ -58,7 +58,7 @@ func (r *Runtime) Exec(ctx context.Context, id string, args []string, s Streams)
 	if err != nil {
 		return 0, err
 	}
-	code, err := shim.Exec(ctx, id, "exec-"+newID()[:16], r.store.bundle(id), p, s)
+	code, err := shim.Exec(ctx, id, "exec-"+newID()[:16], p, s)
 	if err != nil {
 		return 0, fmt.Errorf("exec in container %s: %w", short(id), err)
 	}
@@ -96,22 +96,40 @@ func (r *Runtime) ReopenLog(ctx context.Context, id string) error {
 	return nil
 }
 
-// execProcess is the container's own process with another command. It comes from the bundle, which
-// no container can reach.
+// execProcess is the container's own process with another command.
 func (c *container) execProcess(args []string, tty bool) (*specs.Process, error) {
 	if len(args) == 0 || args[0] == "" {
 		return nil, invalid("exec needs a command")
 	}
-	s, err := engine.LoadSpec(c.r.store.bundle(c.id))
+	own, err := c.ownProcess()
 	if err != nil {
 		return nil, fmt.Errorf("exec in container %s: %w", short(c.id), err)
 	}
-	p := s.Process
+	p := *own
 	p.Args, p.Terminal, p.ConsoleSize = args, tty, nil
 	if tty {
 		p.Env = append([]string{"TERM=xterm"}, p.Env...)
 	}
-	return p, nil
+	return &p, nil
+}
+
+// ownProcess is the process of the container's bundle, which no container can reach. It is read once,
+// for probes ask often and a spec is long.
+func (c *container) ownProcess() (*specs.Process, error) {
+	c.mu.Lock()
+	p := c.process
+	c.mu.Unlock()
+	if p != nil {
+		return p, nil
+	}
+	s, err := engine.LoadSpec(c.r.store.bundle(c.id))
+	if err != nil {
+		return nil, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.process = s.Process
+	return c.process, nil
 }
 
 // UpdateResources changes the limits of a container. Fields that are zero stay as they are.

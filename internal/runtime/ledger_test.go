@@ -28,7 +28,7 @@ func testLedger(t *testing.T, path string, undone *[]string) *ledger {
 	return l
 }
 
-func nothing(context.Context) error { return nil }
+func noEffect(context.Context) error { return nil }
 
 // What was intended and not undone is found again, in order; a record that a crash cut short is not.
 func TestLedgerSurvives(t *testing.T) {
@@ -37,9 +37,9 @@ func TestLedgerSurvives(t *testing.T) {
 	l := testLedger(t, path, &undone)
 	failed := errors.New("failed")
 	for _, e := range []effect{
-		{kind: "a", object: "o", args: map[string]string{"x": "1"}, do: nothing},
+		{kind: "a", object: "o", args: map[string]string{"x": "1"}, do: noEffect},
 		{kind: "b", object: "o", do: func(context.Context) error { return failed }},
-		{kind: "c", object: "o", do: nothing},
+		{kind: "c", object: "o", do: noEffect},
 	} {
 		if err := l.do(ctx, e); err != nil && err != failed {
 			t.Fatal(err)
@@ -55,7 +55,7 @@ func TestLedgerSurvives(t *testing.T) {
 
 	undone = nil
 	l = testLedger(t, path, &undone)
-	if err := l.do(ctx, effect{kind: "d", object: "p", do: nothing}); err != nil {
+	if err := l.do(ctx, effect{kind: "d", object: "p", do: noEffect}); err != nil {
 		t.Fatal(err)
 	}
 	l.close()
@@ -83,7 +83,7 @@ func TestLedgerGoesOnWhenAStepIsStuck(t *testing.T) {
 	var undone []string
 	l := testLedger(t, filepath.Join(t.TempDir(), "j"), &undone)
 	for _, x := range []string{"1", "stuck", "3"} {
-		l.do(ctx, effect{kind: effectKind("k" + x), object: "o", args: map[string]string{"x": x}, do: nothing})
+		l.do(ctx, effect{kind: effectKind("k" + x), object: "o", args: map[string]string{"x": x}, do: noEffect})
 	}
 	if err := l.undoObject(ctx, "o"); err == nil {
 		t.Error("no error")
@@ -97,9 +97,9 @@ func TestLedgerIsCompacted(t *testing.T) {
 	ctx, path := context.Background(), filepath.Join(t.TempDir(), "j")
 	var undone []string
 	l := testLedger(t, path, &undone)
-	l.do(ctx, effect{kind: "keep", object: "o", do: nothing})
+	l.do(ctx, effect{kind: "keep", object: "o", do: noEffect})
 	for range 2000 {
-		l.do(ctx, effect{kind: "k", object: "o", do: nothing})
+		l.do(ctx, effect{kind: "k", object: "o", do: noEffect})
 		l.undoOne(ctx, "k", "o")
 	}
 	info, err := os.Stat(path)
@@ -157,9 +157,7 @@ func TestActorJoins(t *testing.T) {
 	if err := after.wait(context.Background()); err == nil || runs != 2 {
 		t.Errorf("%v after %d runs", err, runs)
 	}
-	if a.join("x", nothingAtAll) == first {
+	if a.join("x", nothing) == first {
 		t.Error("joined an operation that is over")
 	}
 }
-
-func nothingAtAll() error { return nil }

@@ -82,12 +82,12 @@ func (r *Runtime) reconcileOnce(ctx context.Context, sb *sandbox) error {
 			busy = append(busy, c)
 		}
 	}
-	if len(busy) == 0 {
-		return nil
-	}
 	shim, ok := r.cfg.Shims.Lookup(sb.id)
 	if !ok {
 		r.lost(sb)
+		return nil
+	}
+	if len(busy) == 0 {
 		return nil
 	}
 	ctx, cancel := r.shimContext(ctx)

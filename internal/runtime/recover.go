@@ -99,7 +99,7 @@ func (r *Runtime) loadJournals(records map[string]SandboxStatus, sameBoot bool) 
 		if err != nil {
 			return err
 		}
-		sb.run = sb.actor.do(func() error { return nil })
+		sb.run = sb.actor.do(nothing)
 		r.sandboxes[id] = sb
 		if status.State != SandboxRemoving {
 			r.names[sb.key] = sb
@@ -120,7 +120,7 @@ func (r *Runtime) loadContainer(id string, rec containerRecord) {
 	}
 	c := sb.newContainer(rec.ContainerStatus)
 	c.rootfs = rec.Rootfs
-	c.create = c.actor.do(func() error { return nil })
+	c.create = c.actor.do(nothing)
 	r.containers[id] = c
 	sb.containers[id], sb.names[rec.Spec.key()] = c, c
 }

@@ -112,10 +112,12 @@ func Open(ctx context.Context, cfg Config) (*Runtime, error) {
 	return r, nil
 }
 
-// Close stops looking after the containers and leaves them running. Calls in flight are interrupted.
+// Close stops looking after the containers and leaves them running. Calls in flight are interrupted,
+// and what they leave half-done is undone, now or by the next Open.
 func (r *Runtime) Close() error {
 	r.end()
 	r.wg.Wait()
+	r.quiesce(r.cfg.ShimTimeout)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, sb := range r.sandboxes {
@@ -123,6 +125,29 @@ func (r *Runtime) Close() error {
 	}
 	return nil
 }
+
+// quiesce waits until no actor is at work.
+func (r *Runtime) quiesce(patience time.Duration) {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	var ops []*operation
+	r.mu.RLock()
+	for _, sb := range r.sandboxes {
+		ops = append(ops, sb.actor.do(nothing))
+	}
+	for _, c := range r.containers {
+		ops = append(ops, c.stopping.do(nothing), c.actor.do(nothing))
+	}
+	r.mu.RUnlock()
+	for _, o := range ops {
+		if err := o.wait(ctx); err != nil {
+			r.log.Warn("closed while something is still being done", "error", err)
+			return
+		}
+	}
+}
+
+func nothing() error { return nil }
 
 // Handler tells whether a RuntimeClass handler exists.
 func (r *Runtime) Handler(name string) bool {

@@ -21,7 +21,8 @@ type Image struct {
 	Config ImageConfig
 }
 
-// ImageConfig is the part of an image's configuration that a process is made from.
+// ImageConfig is the part of an image's configuration that a process is made from. Its volumes are no
+// part of it: they are ordinary folders of the writable layer.
 type ImageConfig struct {
 	User       string
 	Env        []string
@@ -29,8 +30,6 @@ type ImageConfig struct {
 	Cmd        []string
 	WorkingDir string
 	StopSignal string
-	// Volumes are paths that get an anonymous volume.
-	Volumes []string
 }
 
 // Images is the image room, as far as containers need it. Prepare and Remove are idempotent.
@@ -202,7 +201,7 @@ type Shim interface {
 	TaskTrace(ctx context.Context, id string) ([]trace.Span, error)
 
 	ExecSync(ctx context.Context, r ExecSyncRequest) (ExecResult, error)
-	Exec(ctx context.Context, containerID, execID, bundle string, p *specs.Process, s Streams) (exitCode int, err error)
+	Exec(ctx context.Context, containerID, execID string, p *specs.Process, s Streams) (exitCode int, err error)
 	Attach(ctx context.Context, containerID string, s Streams) error
 	ReopenLog(ctx context.Context, containerID string) error
 }
@@ -212,7 +211,6 @@ type Shim interface {
 type Kernel interface {
 	CreateCgroup(ctx context.Context, path string, r *Resources) error
 	CgroupExists(path string) bool
-	UpdateCgroup(ctx context.Context, path string, r *Resources) error
 	// RemoveCgroup kills what is in the cgroup and below it, waits until that is dead, and removes
 	// the directories.
 	RemoveCgroup(ctx context.Context, path string) error

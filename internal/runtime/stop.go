@@ -56,7 +56,7 @@ func (c *container) halt(ctx context.Context) error {
 	}()
 	c.abortable(nil)
 	// Whatever start was in flight is over when the actor answers.
-	if err := c.actor.do(func() error { return nil }).wait(ctx); err != nil {
+	if err := c.actor.do(nothing).wait(ctx); err != nil {
 		return err
 	}
 	st := c.get()

@@ -295,7 +295,7 @@ func (f fakeShim) TaskTrace(context.Context, string) ([]trace.Span, error) { ret
 func (f fakeShim) ExecSync(_ context.Context, r ExecSyncRequest) (ExecResult, error) {
 	return ExecResult{Stdout: []byte(strings.Join(r.Process.Args, " "))}, nil
 }
-func (f fakeShim) Exec(context.Context, string, string, string, *specs.Process, Streams) (int, error) {
+func (f fakeShim) Exec(context.Context, string, string, *specs.Process, Streams) (int, error) {
 	return 3, nil
 }
 func (f fakeShim) Attach(context.Context, string, Streams) error  { return nil }
@@ -308,8 +308,7 @@ type fakeKernel struct{ w *world }
 func (f fakeKernel) CreateCgroup(ctx context.Context, p string, _ *Resources) error {
 	return f.w.make(ctx, "cgroup", p, nil)
 }
-func (f fakeKernel) CgroupExists(p string) bool                             { return f.w.has("cgroup", p) }
-func (f fakeKernel) UpdateCgroup(context.Context, string, *Resources) error { return nil }
+func (f fakeKernel) CgroupExists(p string) bool { return f.w.has("cgroup", p) }
 
 func (f fakeKernel) RemoveCgroup(ctx context.Context, p string) error {
 	if err := f.KillCgroup(ctx, p); err != nil {

@@ -72,7 +72,7 @@ func (n *next) containerStatus(c *v1.Container, isInit, initsDone bool) v1.Conta
 	list := n.obs.instances(c.Name)
 	if len(list) == 0 {
 		// The records of a pod that has ended, or that is being taken away, may go before the pod does.
-		if old := findStatus(&n.obs.Status, c.Name); old != nil && (n.ended() || n.obs.Deletion != nil) {
+		if old := FindContainerStatus(&n.obs.Status, c.Name); old != nil && (n.ended() || n.obs.Deletion != nil) {
 			return *old
 		}
 		no := false
@@ -81,7 +81,7 @@ func (n *next) containerStatus(c *v1.Container, isInit, initsDone bool) v1.Conta
 	}
 	newest := list[0]
 	cs := v1.ContainerStatus{
-		Name: c.Name, Image: c.Image, ImageID: newest.ImageID, ContainerID: containerID(newest),
+		Name: c.Name, Image: c.Image, ImageID: newest.ImageID, ContainerID: ContainerID(newest),
 		RestartCount: int32(newest.Attempt), Ready: n.obs.ready(c, newest) && (!isInit || IsSidecar(c)),
 	}
 	started := n.obs.started(c, newest)
@@ -106,7 +106,8 @@ func (n *next) containerStatus(c *v1.Container, isInit, initsDone bool) v1.Conta
 	return cs
 }
 
-func findStatus(s *v1.PodStatus, name string) *v1.ContainerStatus {
+// FindContainerStatus returns the status of the container of that name, or nil.
+func FindContainerStatus(s *v1.PodStatus, name string) *v1.ContainerStatus {
 	for _, list := range [][]v1.ContainerStatus{s.InitContainerStatuses, s.ContainerStatuses} {
 		for i := range list {
 			if list[i].Name == name {
@@ -117,7 +118,8 @@ func findStatus(s *v1.PodStatus, name string) *v1.ContainerStatus {
 	return nil
 }
 
-func containerID(i *Instance) string { return "berth://" + i.ID }
+// ContainerID is how a status names an instance.
+func ContainerID(i *Instance) string { return "berth://" + i.ID }
 
 func terminated(i *Instance) *v1.ContainerStateTerminated {
 	reason := i.Reason
@@ -128,7 +130,7 @@ func terminated(i *Instance) *v1.ContainerStateTerminated {
 		}
 	}
 	return &v1.ContainerStateTerminated{
-		ExitCode: i.ExitCode, Reason: reason, Message: i.Message, ContainerID: containerID(i),
+		ExitCode: i.ExitCode, Reason: reason, Message: i.Message, ContainerID: ContainerID(i),
 		StartedAt: metav1.Time{Time: i.StartedAt}, FinishedAt: metav1.Time{Time: i.FinishedAt},
 	}
 }

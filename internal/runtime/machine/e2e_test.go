@@ -647,7 +647,10 @@ func TestKilledShim(t *testing.T) {
 	}
 	before, _ := d.rt.Container(lives)
 	syscall.Kill(d.shims.Inventory().Groups[0].Pid, syscall.SIGKILL)
-	eventually(t, "the end is known", func() bool { st, _ := d.rt.Container(ends); return st.State == runtime.ContainerExited && st.ExitCode == 9 })
+	eventually(t, "the end is known", func() bool {
+		st, _ := d.rt.Container(ends)
+		return st.State == runtime.ContainerExited && st.ExitCode == 9
+	})
 	if got := d.exec(t, lives, "echo here"); got != "here" {
 		t.Errorf("exec: %q", got)
 	}

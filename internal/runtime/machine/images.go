@@ -31,9 +31,6 @@ func (i images) Lookup(_ context.Context, ref string) (runtime.Image, error) {
 	out.Config = runtime.ImageConfig{
 		User: c.User, Env: c.Env, Entrypoint: c.Entrypoint, Cmd: c.Cmd, WorkingDir: c.WorkingDir, StopSignal: c.StopSignal,
 	}
-	for v := range c.Volumes {
-		out.Config.Volumes = append(out.Config.Volumes, v)
-	}
 	return out, nil
 }
 

@@ -45,15 +45,6 @@ func (Kernel) CgroupExists(p string) bool {
 	return err == nil && g.Exists()
 }
 
-// UpdateCgroup changes limits.
-func (Kernel) UpdateCgroup(_ context.Context, p string, r *runtime.Resources) error {
-	g, err := cgroup.Load(p)
-	if err != nil {
-		return err
-	}
-	return g.Apply(r.OCI())
-}
-
 // KillCgroup kills and waits.
 func (Kernel) KillCgroup(ctx context.Context, p string) error {
 	g, err := cgroup.Load(p)

@@ -230,7 +230,7 @@ func (s *shim) ExecSync(ctx context.Context, r runtime.ExecSyncRequest) (runtime
 }
 
 // Exec runs a process with a client's streams.
-func (s *shim) Exec(ctx context.Context, id, execID, _ string, p *specs.Process, st runtime.Streams) (int, error) {
+func (s *shim) Exec(ctx context.Context, id, execID string, p *specs.Process, st runtime.Streams) (int, error) {
 	streams, stop := streamsOf(st)
 	defer stop()
 	x, err := s.c.Exec(ctx, id, execID, p, streams)

@@ -19,8 +19,7 @@ import (
 func translate(ctx context.Context, unmarshal ttrpc.Unmarshaler, info *ttrpc.UnaryServerInfo, method ttrpc.Method) (resp any, err error) {
 	defer func() {
 		if r := recover(); r != nil {
-			os.Stderr.Write(fmt.Appendf(nil, "panic in %s: %v\n%s", info.FullMethod, r, debug.Stack()))
-			resp, err = nil, errgrpc.ToGRPC(fmt.Errorf("%s: fault in the shim: %v: %w", info.FullMethod, r, errdefs.ErrInternal))
+			resp, err = nil, errgrpc.ToGRPC(fault(info.FullMethod, r))
 		}
 	}()
 	resp, err = method(ctx, unmarshal)
@@ -28,6 +27,12 @@ func translate(ctx context.Context, unmarshal ttrpc.Unmarshaler, info *ttrpc.Una
 		return nil, errgrpc.ToGRPC(classify(err))
 	}
 	return resp, nil
+}
+
+// fault makes an error of a panic, whose stack goes to the shim's log.
+func fault(where string, r any) error {
+	os.Stderr.Write(fmt.Appendf(nil, "panic in %s: %v\n%s", where, r, debug.Stack()))
+	return fmt.Errorf("%s: fault in the shim: %v: %w", where, r, errdefs.ErrInternal)
 }
 
 // classify adds what errdefs calls an error that the standard library or the engine has made. ENOENT has no class

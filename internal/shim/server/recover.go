@@ -25,7 +25,12 @@ func (s *Server) Recover(ctx context.Context) error {
 	}
 	for _, id := range boxes {
 		b := &sandbox{s: s, stopped: make(chan struct{})}
-		if err := state.Load(s.path("sandboxes", id+".json"), &b.rec); err != nil || b.rec.ID != id {
+		err := state.Load(s.path("sandboxes", id+".json"), &b.rec)
+		if errors.Is(err, state.ErrEmpty) {
+			os.Remove(s.path("sandboxes", id+".json")) // nothing was done yet
+			continue
+		}
+		if err != nil || b.rec.ID != id {
 			s.log.Error("a sandbox's record is unreadable", "sandbox", id, "err", err)
 			continue
 		}
@@ -34,13 +39,30 @@ func (s *Server) Recover(ctx context.Context) error {
 		}
 		s.sandboxes[id] = b
 	}
+	if err := s.recoverContainers(ctx); err != nil {
+		return err
+	}
+	for name, f := range s.cfg.Files { // of containers that are gone
+		s.log.Debug("nobody wants an inherited descriptor", "name", name)
+		f.Close()
+	}
+	s.cfg.Files = nil
+	return nil
+}
+
+func (s *Server) recoverContainers(ctx context.Context) error {
 	tasks, err := state.Names(s.path("containers"))
 	if err != nil {
 		return fmt.Errorf("recover: %w", err)
 	}
 	for _, id := range tasks {
 		var rec record
-		if err := state.Load(s.path("containers", id+".json"), &rec); err != nil || rec.ID != id {
+		err := state.Load(s.path("containers", id+".json"), &rec)
+		if errors.Is(err, state.ErrEmpty) {
+			os.Remove(s.path("containers", id+".json"))
+			continue
+		}
+		if err != nil || rec.ID != id {
 			s.log.Error("a container's record is unreadable", "container", id, "err", err)
 			continue
 		}
@@ -48,11 +70,6 @@ func (s *Server) Recover(ctx context.Context) error {
 			s.log.Error("take over container", "container", id, "err", err)
 		}
 	}
-	for name, f := range s.cfg.Files { // of containers that are gone
-		s.log.Debug("nobody wants an inherited descriptor", "name", name)
-		f.Close()
-	}
-	s.cfg.Files = nil
 	return nil
 }
 

@@ -67,7 +67,7 @@ func (s *Server) create(ctx context.Context, rec record, rootfs []engine.Mount) 
 	}
 	s.containers[rec.ID] = t
 	s.mu.Unlock()
-	err := t.create(trace.With(ctx, t.spans), rootfs)
+	err := t.createSafely(trace.With(ctx, t.spans), rootfs)
 	if err != nil {
 		err = fmt.Errorf("create container %s: %w", rec.ID, err)
 		s.mu.Lock()
@@ -77,6 +77,16 @@ func (s *Server) create(ctx context.Context, rec record, rootfs []engine.Mount) 
 	t.err = err
 	close(t.created)
 	return t, err
+}
+
+// createSafely is create, and an error in place of a panic: the name must not stay taken.
+func (t *task) createSafely(ctx context.Context, rootfs []engine.Mount) (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = fault("create", r)
+		}
+	}()
+	return t.create(ctx, rootfs)
 }
 
 // join answers a repeated Create: the same question gets the same answer.
@@ -99,7 +109,10 @@ func (t *task) join(ctx context.Context, rec record) (*task, error) {
 
 func (t *task) create(ctx context.Context, rootfs []engine.Mount) (err error) {
 	defer trace.Start(ctx, "shim.create")()
-	if t.spec, err = t.s.cfg.Engine.LoadSpec(t.rec.Bundle); err != nil {
+	end := trace.Start(ctx, "shim.spec")
+	t.spec, err = t.s.cfg.Engine.LoadSpec(t.rec.Bundle)
+	end()
+	if err != nil {
 		return err
 	}
 	if t.spec.Process == nil {
@@ -111,7 +124,10 @@ func (t *task) create(ctx context.Context, rootfs []engine.Mount) (err error) {
 	if t.rec.SandboxID == "" {
 		t.rec.SandboxID = sandboxOf(t.spec)
 	}
-	if err := t.save(); err != nil { // intent
+	end = trace.Start(ctx, "shim.save")
+	err = t.save() // intent
+	end()
+	if err != nil {
 		return err
 	}
 	defer func() {
@@ -123,7 +139,7 @@ func (t *task) create(ctx context.Context, rootfs []engine.Mount) (err error) {
 	if err := failpoint.Here("shim/create/intent"); err != nil {
 		return err
 	}
-	end := trace.Start(ctx, "shim.stdio")
+	end = trace.Start(ctx, "shim.stdio")
 	stdio, err := t.main.openStdio(t.rec.Stdio, t.spec.Process)
 	end()
 	if err != nil {
@@ -139,6 +155,7 @@ func (t *task) create(ctx context.Context, rootfs []engine.Mount) (err error) {
 	if err := failpoint.Here("shim/create/made"); err != nil {
 		return errors.Join(err, c.Delete(context.WithoutCancel(ctx)))
 	}
+	defer trace.Start(ctx, "shim.keep")()
 	return t.keep(ctx, c)
 }
 
@@ -189,6 +206,7 @@ func (t *task) start(ctx context.Context) error {
 		return err
 	}
 	t.s.events.started(t)
+	defer trace.Start(ctx, "shim.save")()
 	return t.save()
 }
 

@@ -1,6 +1,7 @@
 package state
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -15,14 +16,20 @@ type thing struct {
 func TestSaveLoad(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "a.json")
-	for n := range 3 {
-		if err := Save(path, thing{"x", n}); err != nil {
+	// Longer, shorter, over a page and back again.
+	for n, name := range []string{"x", strings.Repeat("y", 4000), "z", strings.Repeat("y", 9000), "x"} {
+		want := thing{name, n}
+		if err := Save(path, want); err != nil {
 			t.Fatal(err)
 		}
+		var got thing
+		if err := Load(path, &got); err != nil || got != want {
+			t.Fatalf("%+v, %v", got, err)
+		}
 	}
-	var got thing
-	if err := Load(path, &got); err != nil || got != (thing{"x", 2}) {
-		t.Fatalf("%+v, %v", got, err)
+	os.WriteFile(filepath.Join(dir, "empty"), nil, 0o600)
+	if err := Load(filepath.Join(dir, "empty"), &thing{}); !errors.Is(err, ErrEmpty) || !errors.Is(err, os.ErrNotExist) {
+		t.Error(err)
 	}
 	names, err := Names(dir)
 	if err != nil || len(names) != 1 || names[0] != "a" {
