@@ -82,6 +82,7 @@ func security(sc *runtimeapi.LinuxContainerSecurityContext) (runtime.Security, e
 	}
 	switch p := sc.GetSeccomp(); {
 	case p == nil:
+		//lint:ignore SA1019 old kubelets still send it
 		return out, oldSeccomp(&out, sc.GetSeccompProfilePath())
 	case p.GetProfileType() == runtimeapi.SecurityProfile_Unconfined:
 		out.Seccomp = runtime.SeccompUnconfined

@@ -98,6 +98,7 @@ func refuseContainer(c *runtimeapi.ContainerConfig) error {
 			return badRequest("%sseccomp.profile_type: unknown value %d", at, p.GetProfileType())
 		}
 	}
+	//lint:ignore SA1019 old kubelets still send it
 	return refuseLSM(at, sc.GetSelinuxOptions(), sc.GetApparmor(), sc.GetApparmorProfile())
 }
 

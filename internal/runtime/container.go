@@ -282,7 +282,7 @@ func (c *container) start(ctx context.Context) error {
 		return fmt.Errorf("its sandbox is %s: %w", st, errdefs.ErrFailedPrecondition)
 	}
 	pid, err := c.launch(c.abortable(ctx))
-	c.abortable(nil)
+	c.notAbortable()
 	if err != nil {
 		return errors.Join(err, c.failed(ctx, err))
 	}
@@ -340,16 +340,21 @@ func (c *container) failed(ctx context.Context, cause error) error {
 	return err
 }
 
-// abortable returns a context that stop can end; nil tells that the start is over.
+// abortable returns a context that stop can end.
 func (c *container) abortable(ctx context.Context) context.Context {
+	c.notAbortable()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	ctx, c.abort = context.WithCancel(ctx)
+	return ctx
+}
+
+// notAbortable ends what abortable began; what is still under it is interrupted.
+func (c *container) notAbortable() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.abort != nil {
 		c.abort()
 		c.abort = nil
 	}
-	if ctx != nil {
-		ctx, c.abort = context.WithCancel(ctx)
-	}
-	return ctx
 }

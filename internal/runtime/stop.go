@@ -54,7 +54,7 @@ func (c *container) halt(ctx context.Context) error {
 		c.killAt = time.Time{}
 		c.mu.Unlock()
 	}()
-	c.abortable(nil)
+	c.notAbortable()
 	// Whatever start was in flight is over when the actor answers.
 	if err := c.actor.do(nothing).wait(ctx); err != nil {
 		return err

@@ -191,9 +191,9 @@ type fakeTask struct {
 }
 
 func (f fakeShims) Acquire(ctx context.Context, p Placement) (Shim, error) {
-	return fakeShim{f.w}, f.w.make(ctx, "shim", p.SandboxID, nil)
+	return fakeShim(f), f.w.make(ctx, "shim", p.SandboxID, nil)
 }
-func (f fakeShims) Lookup(id string) (Shim, bool) { return fakeShim{f.w}, f.w.has("shim", id) }
+func (f fakeShims) Lookup(id string) (Shim, bool) { return fakeShim(f), f.w.has("shim", id) }
 func (f fakeShims) Release(ctx context.Context, id string) error {
 	return f.w.unmake(ctx, "shim", id)
 }

@@ -90,7 +90,7 @@ func TestApplyV2(t *testing.T) {
 			Burst: ptr(uint64(0)), Idle: ptr(int64(1)), Cpus: "0-1", Mems: "0"}},
 			files{"cpu.weight": "100", "cpu.max": "max 50000", "cpu.max.burst": "0", "cpu.idle": "1", "cpuset.cpus": "0-1", "cpuset.mems": "0"}},
 		{"quota alone", specs.LinuxResources{CPU: &specs.LinuxCPU{Quota: ptr(int64(7000))}}, files{"cpu.max": "7000"}},
-		{"memory", specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: ptr(int64(100)), Swap: ptr(int64(130)), Reservation: ptr(int64(50)), Kernel: ptr(int64(9))}},
+		{"memory", specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: ptr(int64(100)), Swap: ptr(int64(130)), Reservation: ptr(int64(50))}},
 			files{"memory.max": "100", "memory.swap.max": "30", "memory.low": "50"}},
 		{"no swap", specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: ptr(int64(100)), Swap: ptr(int64(100))}}, files{"memory.max": "100", "memory.swap.max": "0"}},
 		{"swap unlimited", specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: ptr(int64(100)), Swap: ptr(int64(-1))}}, files{"memory.max": "100", "memory.swap.max": "max"}},

@@ -28,7 +28,6 @@ type ent struct {
 	typ              byte
 	mode             int64
 	uid, gid         int
-	size             int64
 	major, minor     int64
 	xattrs           map[string]string
 }
