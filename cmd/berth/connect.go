@@ -33,7 +33,9 @@ type handle struct {
 func (h *handle) adopt(next *handle) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.child, h.ended = next.child, next.ended
+	if next.child != nil {
+		h.child, h.ended = next.child, next.ended
+	}
 }
 
 // errNoNode is the sentence for verbs that look at pods where there is no node to have any.
@@ -106,26 +108,27 @@ func (c *cli) startNode(h *handle) error {
 // autoIdle is how long a node that was started by the way stays without a pod and without a call.
 const autoIdle = 10 * time.Second
 
-// awaitNode waits until the node answers, or has ended, which it tells in its log.
+// awaitNode waits until a node answers: the one that was started, or another one that was faster. One
+// that ends before it answers tells why in its log.
 func (c *cli) awaitNode(ctx context.Context, h *handle) error {
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
-	for {
-		if answers(c.nodeSocket()) {
-			return nil
-		}
+	for !answers(c.nodeSocket()) {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-h.ended:
-			if answers(c.nodeSocket()) { // another one was faster
-				h.child = nil
+			h.child, h.ended = nil, nil
+		case <-tick.C:
+		}
+		if h.child == nil && !node.Lives(c.run) {
+			if answers(c.nodeSocket()) {
 				return nil
 			}
 			return fail("see "+c.nodeLog(), "the node could not start: %s", c.lastWords())
-		case <-tick.C:
 		}
 	}
+	return nil
 }
 
 // lastWords is what the node said as it gave up: its log ends with one sentence.
@@ -172,6 +175,25 @@ func (h *handle) release(ctx context.Context) error {
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()
+	}
+}
+
+// persist calls f until it has reached a node: where that died, the next one is started and asked again.
+func (c *cli) persist(ctx context.Context, h *handle, f func() error) error {
+	for {
+		err := f()
+		if !unreachable(err) || ctx.Err() != nil {
+			return err
+		}
+		next, err := c.ensureNode(ctx)
+		if err != nil {
+			return err
+		}
+		h.adopt(next)
+		select {
+		case <-ctx.Done():
+		case <-time.After(5 * time.Millisecond):
+		}
 	}
 }
 

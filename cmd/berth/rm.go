@@ -63,7 +63,11 @@ func (c *cli) remove(ctx context.Context, h *handle, names []podName, grace *int
 		}
 	}
 	for _, n := range names {
-		if _, err := h.Delete(ctx, n.namespace, n.name, grace); err != nil && !apierrors.IsNotFound(err) {
+		err := c.persist(ctx, h, func() error {
+			_, err := h.Delete(ctx, n.namespace, n.name, grace)
+			return err
+		})
+		if err != nil && !apierrors.IsNotFound(err) {
 			return fmt.Errorf("remove pod %s: %w", n, err)
 		}
 	}
@@ -83,17 +87,14 @@ func (c *cli) remove(ctx context.Context, h *handle, names []podName, grace *int
 func (c *cli) awaitGone(ctx context.Context, h *handle, n podName) error {
 	pause := 2 * time.Millisecond
 	for {
-		_, err := h.Pod(ctx, n.namespace, n.name)
-		switch {
-		case apierrors.IsNotFound(err):
+		err := c.persist(ctx, h, func() error {
+			_, err := h.Pod(ctx, n.namespace, n.name)
+			return err
+		})
+		if apierrors.IsNotFound(err) {
 			return nil
-		case unreachable(err):
-			next, err := c.ensureNode(ctx)
-			if err != nil {
-				return err
-			}
-			h.adopt(next)
-		case err != nil:
+		}
+		if err != nil {
 			return fmt.Errorf("wait for the end of pod %s: %w", n, err)
 		}
 		select {

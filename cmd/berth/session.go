@@ -219,7 +219,10 @@ func (s *session) end(ctx context.Context, grace *int64, why string) {
 		if why != "" {
 			s.view.note("pod %s: %s%s", p.podName, why, graceHint(p, grace))
 		}
-		_, err := s.h.Delete(ctx, p.namespace, p.name, grace)
+		err := s.c.persist(ctx, s.h, func() error {
+			_, err := s.h.Delete(ctx, p.namespace, p.name, grace)
+			return err
+		})
 		switch {
 		case apierrors.IsNotFound(err):
 			p.removed = true

@@ -3,6 +3,7 @@ package network
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -326,6 +327,12 @@ func (h *host) world() {
 	}
 	must(up("uplink", hostOutside4+"/24", hostOutside6+"/64"))
 	h.in("outside", func() error { return up("eth0", outside4+"/24", outside6+"/64") })
+	for _, ip := range []string{outside4, outside6} { // the kernel brings a link up in its own time
+		await(h, ip+" answers", func() bool {
+			_, err := h.ask("", "tcp", net.JoinHostPort(ip, "1"))
+			return errors.Is(err, syscall.ECONNREFUSED)
+		})
+	}
 }
 
 // await waits until the condition holds.

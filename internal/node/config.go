@@ -90,13 +90,24 @@ func lockPath(run string) string { return filepath.Join(run, "node.lock") }
 // Died tells whether a node was in the run directory that ended without cleaning up, so that pods of
 // it may still run: its lock file is there and nobody holds it.
 func Died(run string) bool {
+	there, held := lockState(run)
+	return there && !held
+}
+
+// Lives tells whether a node has the run directory; it may not answer yet.
+func Lives(run string) bool {
+	_, held := lockState(run)
+	return held
+}
+
+func lockState(run string) (there, held bool) {
 	if _, err := os.Stat(lockPath(run)); errors.Is(err, fs.ErrNotExist) {
-		return false
+		return false, false
 	}
 	f, err := sys.LockFile(lockPath(run))
 	if err != nil {
-		return false
+		return true, errors.Is(err, sys.ErrLocked)
 	}
 	f.Close()
-	return true
+	return true, false
 }

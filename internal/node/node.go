@@ -71,12 +71,24 @@ func (n *node) claim() error {
 	}
 	_, err := os.Lstat(lockPath(n.cfg.Run))
 	n.fresh = errors.Is(err, fs.ErrNotExist)
-	lock, err := sys.LockFile(lockPath(n.cfg.Run))
+	lock, err := lockRun(n.cfg.Run)
 	if errors.Is(err, sys.ErrLocked) {
 		return fmt.Errorf("another node is running on %s: use that one, end it, or choose other folders with --root and --run", n.cfg.Run)
 	}
 	n.lock = lock
 	return err
+}
+
+// lockRun takes the run directory's lock. It tries for a moment: whoever asks whether a node died (Died)
+// holds the lock for an instant, and a node that is ending lets go of it last.
+func lockRun(run string) (*os.File, error) {
+	for tries := 0; ; tries++ {
+		lock, err := sys.LockFile(lockPath(run))
+		if !errors.Is(err, sys.ErrLocked) || tries == 20 {
+			return lock, err
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
 }
 
 // open opens the rooms, the lowest first. What an earlier node left is taken over here.

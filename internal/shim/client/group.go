@@ -139,7 +139,9 @@ func (g *group) begin(ctx context.Context, p Placement) (err error) {
 	if err := os.Mkdir(g.dir, 0o700); err != nil {
 		return fmt.Errorf("make shim directory: %w", err)
 	}
+	g.mu.Lock()
 	g.rec.Bundle = p.Bundle
+	g.mu.Unlock()
 	if err := g.save(); err != nil {
 		return err
 	}
@@ -325,9 +327,9 @@ func (g *group) end(ctx context.Context) error {
 	defer cancel()
 	g.mu.Lock()
 	g.ending = true
-	p := g.process
+	p, began := g.process, g.rec.Generation > 0
 	g.mu.Unlock()
-	if p == nil && g.rec.Generation > 0 { // of an earlier daemon
+	if p == nil && began { // of an earlier daemon
 		if err := g.reconnect(ctx); err == nil {
 			g.mu.Lock()
 			p = g.process

@@ -156,12 +156,12 @@ func TestExecStream(t *testing.T) {
 		t.Errorf("%v, %v, %d bytes, %q", exit, err, out.Len(), errs.String())
 	}
 	out.Reset()
-	p := program("sh", "-c", "stty size; cat")
+	// Until the first size arrives the terminal has none, which stty calls an error.
+	p := program("sh", "-c", "while [ \"$(stty size 2>/dev/null)\" != '40 100' ]; do usleep 1000; done; stty size; stty -echo; echo ready; cat")
 	p.Terminal = true
 	sizes := make(chan Size, 1)
 	sizes <- Size{100, 40}
 	r, w := io.Pipe()
-	p.Args[2] = "while [ $(stty size | cut -d ' ' -f 1) != 40 ]; do usleep 1000; done; stty size; stty -echo; echo ready; cat"
 	ready := &notice{want: "ready", then: func() { w.Write([]byte("hello\n\x04")) }}
 	exit, err = s.Exec(b.ctx(), "c1", "e2", p, Streams{Stdin: r, Stdout: ready, Resize: sizes})
 	if got := ready.String(); err != nil || exit.Code != 0 || got != "40 100\r\nready\r\nhello\r\n" {

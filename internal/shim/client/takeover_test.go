@@ -289,7 +289,7 @@ func TestStoppedShimIsNoticed(t *testing.T) {
 	b := newBench(t)
 	s := b.sandbox("pod1")
 	b.run(s, counting("c1"))
-	syscall.Kill(s.Pid(), syscall.SIGSTOP)
+	b.stop(s.Pid())
 	ctx, cancel := context.WithTimeout(context.Background(), 200*time.Millisecond)
 	defer cancel()
 	_, err := s.Berth().List(ctx, &api.ListRequest{})
@@ -303,7 +303,7 @@ func TestStoppedShimIsNoticed(t *testing.T) {
 	syscall.Kill(s.Pid(), syscall.SIGCONT)
 	b.event("answers", kindOf(EventShimAnswers))
 	// A new daemon comes up beside a stopped shim, too.
-	syscall.Kill(s.Pid(), syscall.SIGSTOP)
+	b.stop(s.Pid())
 	b.crash()
 	b.open()
 	s, _ = b.m.Lookup("pod1")
@@ -389,6 +389,19 @@ func TestForeignProtocol(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.until("the end of the shim", func() bool { return errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) || zombie(pid) })
+}
+
+// stop stops a process, and sees to it that it does not stay so.
+func (b *bench) stop(pid int) {
+	b.t.Helper()
+	b.t.Cleanup(func() { syscall.Kill(pid, syscall.SIGCONT) }) // before the bench is torn down
+	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
+		b.t.Fatal(err)
+	}
+	b.until("stop", func() bool { // the signal reaches one thread after the other
+		raw, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+		return bytes.Contains(raw, []byte(") T "))
+	})
 }
 
 func zombie(pid int) bool {
