@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/11f9778f/berth/internal/engine/cgroup"
+	"github.com/11f9778f/berth/internal/engine/stage"
 )
 
 // Init is the container's first process.
@@ -109,11 +110,14 @@ func (c *Container) Delete(ctx context.Context) error {
 type AdoptOptions struct {
 	PidFD   *os.File // nil: opened by number, and checked against the start time
 	Console *os.File // the master of the first process's terminal, if it has one
+	// Parked is where the container waits for Start: see Park. With it Adopt calls on the child, so
+	// it is for whoever is about to start it.
+	Parked string
 }
 
 // Adopt takes over a container whose creator died. Its first process may have ended meanwhile: Wait
 // tells. A container that was created and never started can't be started any more, since its child left
-// with its creator; Start says so.
+// with its creator, unless it was parked; Start says so.
 func Adopt(_ context.Context, st State, spec *specs.Spec, o AdoptOptions) (*Container, error) {
 	group, err := cgroup.Load(st.CgroupPath)
 	if err != nil {
@@ -134,6 +138,12 @@ func Adopt(_ context.Context, st State, spec *specs.Spec, o AdoptOptions) (*Cont
 	}
 	c.init = newProcess(st.Pid, pidfd, false)
 	c.init.console = o.Console
+	if o.Parked != "" {
+		if c.stage, err = stage.Call(o.Parked, st.Pid, pidfd); err != nil {
+			c.closeFiles()
+			return nil, fmt.Errorf("adopt container %s: %w", st.ID, err)
+		}
+	}
 	return c, nil
 }
 

@@ -78,7 +78,7 @@ func create(ctx context.Context, o CreateOptions) (_ *Container, err error) {
 		return nil, err
 	}
 	c := &Container{spec: o.Spec, group: group, state: State{
-		ID: o.ID, Bundle: o.Bundle, Created: time.Now(), CgroupPath: group.Path(),
+		ID: o.ID, Bundle: o.Bundle, Created: time.Now(), CgroupPath: group.Path(), Files: len(o.Files),
 	}}
 	defer func() {
 		if err != nil {
@@ -122,7 +122,7 @@ func (c *Container) launch(ctx context.Context, o CreateOptions) error {
 	if err != nil {
 		return err
 	}
-	a := stage.Attr{Stdin: o.Stdio.In, Stdout: o.Stdio.Out, Stderr: o.Stdio.Err}
+	a := stage.Attr{Stdin: o.Stdio.In, Stdout: o.Stdio.Out, Stderr: o.Stdio.Err, Extra: o.Files}
 	var joinPID *os.File
 	for _, ns := range o.Spec.Linux.Namespaces {
 		switch {
@@ -273,7 +273,7 @@ func (c *Container) Start(ctx context.Context) error {
 		return fmt.Errorf("start container %s: it was started before: %w", c.state.ID, os.ErrInvalid)
 	}
 	defer s.Close()
-	if err := execute(ctx, s, c.spec.Process, c.filter); err != nil {
+	if err := execute(ctx, s, c.spec.Process, c.filter, c.state.Files); err != nil {
 		return fmt.Errorf("start container %s: %w", c.state.ID, err)
 	}
 	c.mu.Lock()
@@ -282,8 +282,8 @@ func (c *Container) Start(ctx context.Context) error {
 	return nil
 }
 
-// execute makes the child of s the process p.
-func execute(ctx context.Context, s *stage.Stage, p *specs.Process, filter *seccomp.Filter) error {
+// execute makes the child of s the process p, with so many descriptors above its first three.
+func execute(ctx context.Context, s *stage.Stage, p *specs.Process, filter *seccomp.Filter, files int) error {
 	defer trace.Start(ctx, "engine.execute")()
 	h, err := held()
 	if err != nil {
@@ -294,7 +294,7 @@ func execute(ctx context.Context, s *stage.Stage, p *specs.Process, filter *secc
 		return fmt.Errorf("process.capabilities: %w", err)
 	}
 	sets, _ = sets.Clamp(h)
-	e := execution{p: &stage.Program{}, process: p, caps: sets, held: h, filter: filter}
+	e := execution{p: &stage.Program{}, process: p, caps: sets, held: h, filter: filter, keep: files}
 	e.build()
 	err = s.Run(ctx, e.p)
 	if errors.Is(err, stage.ErrExecuted) {

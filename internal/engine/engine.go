@@ -36,6 +36,11 @@ type CreateOptions struct {
 	// it is seen on the host. Without it, Spec.Root.Path is the root.
 	Rootfs []Mount
 	Stdio  Stdio
+	// Files become descriptors 3, 4, … of the container's program, as with Stdio by duplicates.
+	Files []*os.File
+	// NoPivot leaves the host's root filesystem mounted below the container's and changes the root
+	// directory only: for a host that runs from an initramfs, which can't be pivoted.
+	NoPivot bool
 }
 
 // ExecOptions says what to run in a running container.
@@ -44,6 +49,8 @@ type ExecOptions struct {
 	ID      string
 	Process *specs.Process
 	Stdio   Stdio
+	// Files become descriptors 3, 4, … of the program.
+	Files []*os.File
 }
 
 // ExitStatus is how a process ended.
@@ -71,4 +78,5 @@ type State struct {
 	CgroupPath string    `json:"cgroupPath"` // as in Spec.Linux.CgroupsPath, resolved
 	Started    bool      `json:"started"`    // false: created, still waiting for Start
 	Paused     bool      `json:"paused,omitempty"`
+	Files      int       `json:"files,omitempty"` // how many of CreateOptions.Files the program gets
 }

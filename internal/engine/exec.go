@@ -34,7 +34,7 @@ func (c *Container) exec(ctx context.Context, o ExecOptions) (_ *Process, err er
 	if err != nil {
 		return nil, err
 	}
-	a := stage.Attr{Stdin: o.Stdio.In, Stdout: o.Stdio.Out, Stderr: o.Stdio.Err}
+	a := stage.Attr{Stdin: o.Stdio.In, Stdout: o.Stdio.Out, Stderr: o.Stdio.Err, Extra: o.Files}
 	if v2, err := c.group.FD(); err == nil {
 		defer v2.Close()
 		a.Cgroup = v2
@@ -74,7 +74,7 @@ func (c *Container) exec(ctx context.Context, o ExecOptions) (_ *Process, err er
 			return nil, err
 		}
 	}
-	return p, execute(ctx, s, o.Process, c.filter)
+	return p, execute(ctx, s, o.Process, c.filter, len(o.Files))
 }
 
 // enter takes the child into the container's namespaces, all at once through the init's pidfd.

@@ -251,8 +251,12 @@ func (u *setup) identity() {
 func (u *setup) pivot() {
 	p := u.p
 	u.do("enter root filesystem", unix.SYS_FCHDIR, u.rootCell.Value())
-	u.do("pivot_root", unix.SYS_PIVOT_ROOT, p.String("."), p.String("."))
-	u.do("detach the host's filesystem", unix.SYS_UMOUNT2, p.String("."), stage.Int(unix.MNT_DETACH))
+	if u.o.NoPivot {
+		u.do("chroot", unix.SYS_CHROOT, p.String("."))
+	} else {
+		u.do("pivot_root", unix.SYS_PIVOT_ROOT, p.String("."), p.String("."))
+		u.do("detach the host's filesystem", unix.SYS_UMOUNT2, p.String("."), stage.Int(unix.MNT_DETACH))
+	}
 	u.do("enter /", unix.SYS_CHDIR, p.String("/"))
 	attr := unix.MountAttr{}
 	if u.o.Spec.Root != nil && u.o.Spec.Root.Readonly {

@@ -167,3 +167,47 @@ func BenchmarkStart(b *testing.B) {
 		s.PidFD.Close()
 	}
 }
+
+func TestParkedChildIsCalledByAnother(t *testing.T) {
+	s := start(t, Attr{})
+	var p Program
+	p.Do("getpid", unix.SYS_GETPID)
+	if err := s.Run(context.Background(), &p); err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir() + "/" + strings.Repeat("long", 30) // longer than a socket's address
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	path := dir + "/start.sock"
+	if err := s.Park(path); err != nil {
+		t.Fatal(err)
+	}
+	s.Close() // the creator ends
+	link, err := os.Readlink("/proc/" + itoa(s.Pid) + "/exe")
+	if err != nil || !IsExecutable(link) {
+		t.Fatalf("%q is not the stage, %v", link, err)
+	}
+	other, err := Call(path, s.Pid, s.PidFD)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	var q Program
+	q.Do("getpid", unix.SYS_GETPID).Into(Answered(3))
+	q.Do("look for /nowhere", unix.SYS_OPENAT, Int(unix.AT_FDCWD), q.String("/nowhere"), Int(0), Int(0))
+	if err := other.Run(context.Background(), &q); err == nil || err.Error() != "look for /nowhere: no such file or directory" {
+		t.Fatalf("got %v", err)
+	}
+	if other.Answer(3) != int64(s.Pid) {
+		t.Errorf("pid %d, want %d", other.Answer(3), s.Pid)
+	}
+	var e Program
+	e.Do("execute", unix.SYS_EXECVE, e.String("/bin/true"), e.Strings([]string{"true"}), e.Strings(nil))
+	if err := other.Run(context.Background(), &e); !errors.Is(err, ErrExecuted) {
+		t.Fatalf("got %v", err)
+	}
+	if _, err := Call(path, s.Pid, s.PidFD); err == nil {
+		t.Error("a second call was answered")
+	}
+}

@@ -1,0 +1,65 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// What one process created another one starts, with the descriptors that it was given.
+func TestParkedContainerIsStartedByAnother(t *testing.T) {
+	o := options(t, "sh", "-c", "cat <&3; echo $0 done")
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	in, err := os.Open("/proc/sys/kernel/ostype")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer in.Close()
+	o.Stdio.Out, o.Files = w, []*os.File{in}
+	c := newContainer(t, o)
+	w.Close()
+	socket := filepath.Join(t.TempDir(), "start.sock")
+	if err := c.Park(socket); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Start(context.Background()); !errors.Is(err, os.ErrInvalid) {
+		t.Errorf("start after park: %v", err)
+	}
+	status := func(want specs.ContainerState) {
+		t.Helper()
+		if got, err := c.State().Status(socket); err != nil || got != want {
+			t.Errorf("status %q, %v; want %q", got, err, want)
+		}
+	}
+	status(specs.StateCreated)
+	other, err := Adopt(context.Background(), c.State(), o.Spec, AdoptOptions{Parked: socket})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := other.Pause(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	status(StatusPaused)
+	if err := other.Resume(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	if err := other.Start(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	out, exit := finish(t, c.Init(), r)
+	if out != "Linux\nsh done\n" || exit.Code != 0 {
+		t.Errorf("output %q, exit %+v", out, exit)
+	}
+	status(specs.StateStopped)
+	if _, err := Adopt(context.Background(), c.State(), o.Spec, AdoptOptions{Parked: socket}); err != nil {
+		t.Errorf("adopting what has ended: %v", err)
+	}
+}
