@@ -175,6 +175,9 @@ func (g *group) launch(ctx context.Context, files map[string]*sys.Held) error {
 	g.rec.Generation++
 	rec := g.rec
 	g.mu.Unlock()
+	if err := g.save(); err != nil {
+		return err
+	}
 	cmd, err := launch.Start(ctx, rec.Binary, launch.Boot{
 		Dir: g.dir, Group: g.id, Generation: rec.Generation, Namespace: g.m.cfg.Namespace, EventsAddress: g.m.events.address, Managed: true,
 	}, files)
@@ -182,11 +185,6 @@ func (g *group) launch(ctx context.Context, files map[string]*sys.Held) error {
 		return err
 	}
 	if err := failpoint.Here("shim/client/launched"); err != nil {
-		cmd.Process.Kill()
-		cmd.Wait()
-		return err
-	}
-	if err := g.save(); err != nil {
 		cmd.Process.Kill()
 		cmd.Wait()
 		return err
@@ -202,7 +200,7 @@ func (g *group) launch(ctx context.Context, files map[string]*sys.Held) error {
 	return nil
 }
 
-// reconnect finds the shim of an earlier daemon.
+// reconnect finds the shim of an earlier daemon. One that was just started when that died is waited for.
 func (g *group) reconnect(ctx context.Context) error {
 	defer func() {
 		select {
@@ -211,7 +209,18 @@ func (g *group) reconnect(ctx context.Context) error {
 			close(g.ready)
 		}
 	}()
-	return g.adopt(ctx, 0, nil)
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	for {
+		err := g.adopt(ctx, 0, nil)
+		if err == nil || g.rec.Foreign || ctx.Err() != nil || !launch.Lives(g.dir) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(2 * time.Millisecond):
+		}
+	}
 }
 
 // adopt connects to the group's living shim and watches it. pid 0 asks the socket.
@@ -327,9 +336,9 @@ func (g *group) end(ctx context.Context) error {
 	defer cancel()
 	g.mu.Lock()
 	g.ending = true
-	p, began := g.process, g.rec.Generation > 0
+	p := g.process
 	g.mu.Unlock()
-	if p == nil && began { // of an earlier daemon
+	if p == nil { // of an earlier daemon
 		if err := g.reconnect(ctx); err == nil {
 			g.mu.Lock()
 			p = g.process

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -19,6 +20,8 @@ import (
 	"github.com/containerd/errdefs"
 
 	"github.com/11f9778f/berth/internal/shim/api"
+	"github.com/11f9778f/berth/internal/shim/launch"
+	"github.com/11f9778f/berth/internal/shim/state"
 )
 
 // counting writes numbered lines as fast as it can, and ends with 42 when the file /tmp/<id> appears.
@@ -283,6 +286,38 @@ func TestKilledInCreate(t *testing.T) {
 			b.remove(s, "c1")
 		})
 	}
+}
+
+// A daemon that dies between the start of a shim and the shim's first answer leaves one that nobody knows of yet. The
+// next daemon waits for it and ends it.
+func TestDaemonDiesAsItStartsAShim(t *testing.T) {
+	b := newBench(t)
+	b.crash()
+	dir := filepath.Join(b.dir, "run/shims/half")
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := state.Save(filepath.Join(dir, groupFile), groupRecord{ID: "half", Binary: b.bin}); err != nil {
+		t.Fatal(err)
+	}
+	slow := filepath.Join(b.dir, "slow")
+	if err := os.WriteFile(slow, []byte("#!/bin/sh\nsleep 0.3\nexec "+b.bin+" \"$@\"\n"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	started := make(chan *exec.Cmd)
+	go func() {
+		cmd, err := launch.Start(context.Background(), slow, launch.Boot{Dir: dir, Group: "half", Generation: 1, Managed: true}, nil)
+		if err != nil {
+			t.Error(err)
+		}
+		started <- cmd
+	}()
+	b.until("the shim's lock", func() bool { return launch.Lives(dir) })
+	b.open()
+	if cmd := <-started; cmd != nil {
+		cmd.Wait()
+	}
+	b.until("the end of the directory", func() bool { _, err := os.Stat(dir); return errors.Is(err, os.ErrNotExist) })
 }
 
 func TestStoppedShimIsNoticed(t *testing.T) {

@@ -2,14 +2,17 @@
 // client, and the `start` command by which a stock containerd starts the shim.
 //
 // A shim is started detached: its own session, no terminal, no death with its parent, its own log file. It reads one
-// Boot from standard input, gets descriptors of a dead predecessor from number 3 on, and writes one Ready to standard
-// output when it answers on its socket.
+// Boot from standard input, gets the lock of its directory as descriptor 3 and those of a dead predecessor from number
+// 4 on, and writes one Ready to standard output when it answers on its socket. The lock is taken before the process
+// exists and let go when it ends, so there is never more than one shim in a directory, and never one that nobody sees
+// (Lives), whenever its starter died.
 package launch
 
 import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -26,6 +29,23 @@ import (
 // LogFile is the name of the shim's own log in a group's directory.
 const LogFile = "shim.log"
 
+const lockFile = "lock"
+
+// What a shim inherits beside its standard streams.
+const (
+	lockFD  = 3
+	filesFD = 4
+)
+
+// Lives tells whether a shim lives in the directory, or is about to.
+func Lives(dir string) bool {
+	f, err := sys.LockFile(filepath.Join(dir, lockFile))
+	if err == nil {
+		f.Close()
+	}
+	return errors.Is(err, sys.ErrLocked)
+}
+
 // maxBoot bounds what a shim reads from standard input.
 const maxBoot = 1 << 20
 
@@ -38,7 +58,7 @@ type Boot struct {
 	// EventsAddress is the daemon's ttrpc socket.
 	EventsAddress string `json:"eventsAddress,omitempty"`
 	Managed       bool   `json:"managed,omitempty"`
-	// Files names the inherited descriptors, from 3 on.
+	// Files names the inherited descriptors, from 4 on.
 	Files []string `json:"files,omitempty"`
 }
 
@@ -58,6 +78,11 @@ func Start(ctx context.Context, binary string, b Boot, files map[string]*sys.Hel
 			f.Close()
 		}
 	}()
+	lock, err := sys.LockFile(filepath.Join(b.Dir, lockFile))
+	if err != nil {
+		return nil, fmt.Errorf("start shim: %w", err)
+	}
+	cmd.ExtraFiles = append(cmd.ExtraFiles, lock)
 	b.Files = nil
 	for name, held := range files {
 		b.Files = append(b.Files, name)
@@ -139,8 +164,10 @@ func ReadBoot(in io.Reader) (Boot, map[string]*os.File, error) {
 		return b, nil, fmt.Errorf("read boot parameters: %w", err)
 	}
 	files := map[string]*os.File{}
+	syscall.CloseOnExec(lockFD)
 	for i, name := range b.Files {
-		files[name] = os.NewFile(uintptr(3+i), name)
+		syscall.CloseOnExec(filesFD + i)
+		files[name] = os.NewFile(uintptr(filesFD+i), name)
 	}
 	return b, files, nil
 }
