@@ -35,7 +35,7 @@ func sentenceOf(t *testing.T, r result) string {
 	if !strings.HasPrefix(said, "berth: ") {
 		t.Errorf("standard error does not end with a sentence of berth's:\n%s", r.stderr)
 	}
-	for _, alien := range []string{"goroutine ", "panic:", "rpc error", "0x", "%!"} {
+	for _, alien := range []string{"goroutine ", "panic:", "rpc error", "(0x", "%!"} {
 		if strings.Contains(r.stderr, alien) {
 			t.Errorf("%q is nothing for a user:\n%s", alien, r.stderr)
 		}

@@ -264,7 +264,7 @@ func TestBadImages(t *testing.T) {
 		return m.file("image.yaml", "apiVersion: v1\nkind: Pod\nmetadata: {name: x}\nspec:\n  restartPolicy: Never\n  containers:\n  - {name: app, image: \""+ref+"\", command: [/hello]}\n")
 	}
 	t.Run("does not exist", func(t *testing.T) {
-		refused(t, m, manifest(w.host+"/nobody/knows:1"), "nobody/knows:1", "not")
+		refused(t, m, manifest(w.host+"/nobody/knows:1"), "has no nobody/knows:1", "check the name")
 	})
 	t.Run("registry does not exist", func(t *testing.T) {
 		refused(t, m, manifest("127.0.0.1:"+strconv.Itoa(freePort(t))+"/x:1"), "127.0.0.1")

@@ -141,9 +141,10 @@ func (s *session) exitedContainer(p *tracked, e api.Event) {
 		why = " (" + e.Reason + ")"
 	}
 	s.view.note("%s ended with exit code %d%s", s.prefix(p, e.Container, len(s.pods)), code, why)
+	s.giveUp(p, e)
 }
 
-// hopeless are the warnings after which trying again won't help within a person's patience: they end
+// hopeless are the reasons after which trying again won't help within a person's patience: they end
 // a run in the foreground.
 var hopeless = map[string]bool{
 	"ErrImagePull": true, "ImagePullBackOff": true, "InvalidImageName": true, "ErrImageNeverPull": true,
@@ -153,16 +154,27 @@ var hopeless = map[string]bool{
 
 // warning shows a step that failed. One that is hopeless ends the run.
 func (s *session) warning(p *tracked, e api.Event) {
-	where := "pod " + p.podName.String()
-	if e.Container != "" {
-		where += ", container " + e.Container
-	}
 	s.view.progress(e.Image, 0, 0, "", true)
-	if hopeless[e.Reason] && s.failure == nil && s.removal == "" {
-		s.failure = fmt.Errorf("%s: %s", where, e.Message)
+	if s.giveUp(p, e) {
 		return
 	}
-	s.view.note("%s: %s: %s", where, e.Reason, e.Message)
+	s.view.note("%s: %s: %s", whereOf(p, e), e.Reason, e.Message)
+}
+
+// giveUp ends the run where the event is hopeless and nothing else has ended it.
+func (s *session) giveUp(p *tracked, e api.Event) bool {
+	if !hopeless[e.Reason] || s.failure != nil || s.removal != "" {
+		return false
+	}
+	s.failure = fmt.Errorf("%s: %s", whereOf(p, e), e.Message)
+	return true
+}
+
+func whereOf(p *tracked, e api.Event) string {
+	if e.Container == "" {
+		return "pod " + p.podName.String()
+	}
+	return "pod " + p.podName.String() + ", container " + e.Container
 }
 
 // startedContainer follows the logs of a container from its first instance to its last.

@@ -274,7 +274,7 @@ func (c *Container) Start(ctx context.Context) error {
 	}
 	defer s.Close()
 	if err := execute(ctx, s, c.spec.Process, c.filter, c.state.Files); err != nil {
-		return fmt.Errorf("start container %s: %w", c.state.ID, err)
+		return err
 	}
 	c.mu.Lock()
 	c.state.Started = true

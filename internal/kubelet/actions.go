@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	v1 "k8s.io/api/core/v1"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -56,8 +57,12 @@ func explain(a lifecycle.Action, err error) (reason, message string) {
 
 // plain is the error's text without gRPC's wrapping.
 func plain(err error) string {
-	if s, ok := status.FromError(err); ok {
-		return s.Message()
+	var inner interface {
+		error
+		GRPCStatus() *status.Status
+	}
+	if errors.As(err, &inner) {
+		return strings.Replace(err.Error(), inner.Error(), inner.GRPCStatus().Message(), 1)
 	}
 	return err.Error()
 }
