@@ -46,7 +46,7 @@ func (c *cli) errNoNode() error {
 // connect returns the node that is running. One that died without cleaning up still has pods, so it
 // gets a successor; where there was none, ok is false.
 func (c *cli) connect(ctx context.Context) (h *handle, ok bool, err error) {
-	if !answers(c.nodeSocket()) && !node.Died(c.run) {
+	if !answers(c.nodeSocket()) && node.Died(c.run) == "" {
 		return nil, false, nil
 	}
 	h, err = c.ensureNode(ctx)
@@ -67,6 +67,9 @@ func (c *cli) ensureNode(ctx context.Context) (*handle, error) {
 	h := &handle{Client: api.NewClient(c.nodeSocket()), node: node.NewClient(c.nodeSocket())}
 	if answers(c.nodeSocket()) {
 		return h, nil
+	}
+	if node.Died(c.run) == node.VerbCRI { // its pods are another kubelet's
+		return nil, fail("start it again with `berth cri`, or end its pods with `berth node` in its place", "the daemon on %s served the CRI and has died", c.run)
 	}
 	if err := c.startNode(h); err != nil {
 		return nil, err

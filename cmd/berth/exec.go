@@ -66,7 +66,11 @@ func (c *cli) exec(ctx context.Context, name podName, container string, argv []s
 	if err != nil {
 		return err
 	}
-	u, err := c.execURL(ctx, id, argv, stdin, tty)
+	info, err := h.node.Info(ctx)
+	if err != nil {
+		return err
+	}
+	u, err := execURL(ctx, info.CRI, id, argv, stdin, tty)
 	if err != nil {
 		return err
 	}
@@ -94,10 +98,10 @@ func runningContainer(pod *v1.Pod, want string) (string, error) {
 }
 
 // execURL asks the CRI for the place where the command's streams can be had.
-func (c *cli) execURL(ctx context.Context, id string, argv []string, stdin, tty bool) (*url.URL, error) {
-	conn, err := grpc.NewClient("unix://"+c.criSocket(), grpc.WithTransportCredentials(insecure.NewCredentials()))
+func execURL(ctx context.Context, socket, id string, argv []string, stdin, tty bool) (*url.URL, error) {
+	conn, err := grpc.NewClient("unix://"+socket, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
-		return nil, fmt.Errorf("connect to %s: %w", c.criSocket(), err)
+		return nil, fmt.Errorf("connect to %s: %w", socket, err)
 	}
 	defer conn.Close()
 	resp, err := runtimeapi.NewRuntimeServiceClient(conn).Exec(ctx, &runtimeapi.ExecRequest{

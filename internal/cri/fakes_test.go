@@ -168,9 +168,13 @@ func newServer(t testing.TB) *Server {
 func dial(t *testing.T, s *Server) (runtimeapi.RuntimeServiceClient, runtimeapi.ImageServiceClient, string) {
 	t.Helper()
 	socket := filepath.Join(t.TempDir(), "cri.sock")
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() { done <- s.Serve(ctx, socket) }()
+	go func() { done <- s.Serve(ctx, l) }()
 	conn, err := grpc.NewClient("passthrough:///"+socket, grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithDefaultCallOptions(grpc.WaitForReady(true)),
 		grpc.WithContextDialer(func(ctx context.Context, p string) (net.Conn, error) {

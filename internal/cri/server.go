@@ -8,8 +8,8 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"os"
 	"runtime/debug"
+	"slices"
 	"time"
 
 	"google.golang.org/grpc"
@@ -42,7 +42,10 @@ type Config struct {
 	SnapshotDir string
 	// Version is Berth's own.
 	Version string
-	Logger  *slog.Logger
+	// Unary and Stream see every call from outside before the Server does.
+	Unary  []grpc.UnaryServerInterceptor
+	Stream []grpc.StreamServerInterceptor
+	Logger *slog.Logger
 }
 
 // Server implements the CRI's RuntimeService and ImageService. Its methods may be called in process.
@@ -95,16 +98,13 @@ func New(cfg Config) (*Server, error) {
 // Close ends the streams. The runtime is the caller's.
 func (s *Server) Close() error { return s.http.Close() }
 
-// Serve answers on a unix socket, which only its owner may use, until ctx ends; then calls in flight
-// get a moment to finish. A socket that is left from before is replaced.
-func (s *Server) Serve(ctx context.Context, socket string) error {
-	l, err := listen(socket)
-	if err != nil {
-		return err
-	}
+// Serve answers on a unix socket, which is the caller's to make and to guard, until ctx ends; then calls
+// in flight get a moment to finish. It closes l.
+func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	g := grpc.NewServer(
 		grpc.MaxRecvMsgSize(maxMessage), grpc.MaxSendMsgSize(maxMessage),
-		grpc.UnaryInterceptor(s.guardUnary), grpc.StreamInterceptor(s.guardStream),
+		grpc.ChainUnaryInterceptor(slices.Concat(s.cfg.Unary, []grpc.UnaryServerInterceptor{s.guardUnary})...),
+		grpc.ChainStreamInterceptor(slices.Concat(s.cfg.Stream, []grpc.StreamServerInterceptor{s.guardStream})...),
 	)
 	runtimeapi.RegisterRuntimeServiceServer(g, s)
 	runtimeapi.RegisterImageServiceServer(g, s)
@@ -115,27 +115,9 @@ func (s *Server) Serve(ctx context.Context, socket string) error {
 	})
 	defer stop()
 	if err := g.Serve(l); err != nil {
-		return fmt.Errorf("serve CRI on %s: %w", socket, err)
+		return fmt.Errorf("serve CRI on %s: %w", l.Addr(), err)
 	}
 	return nil
-}
-
-// listen makes the socket. Its folder must be private: between bind and chmod the folder alone guards it.
-func listen(socket string) (net.Listener, error) {
-	if info, err := os.Lstat(socket); err == nil && info.Mode()&os.ModeSocket != 0 {
-		if err := os.Remove(socket); err != nil {
-			return nil, fmt.Errorf("remove old socket: %w", err)
-		}
-	}
-	l, err := net.Listen("unix", socket)
-	if err != nil {
-		return nil, fmt.Errorf("listen for CRI: %w", err)
-	}
-	if err := os.Chmod(socket, 0o600); err != nil {
-		l.Close()
-		return nil, fmt.Errorf("protect CRI socket: %w", err)
-	}
-	return l, nil
 }
 
 // guardUnary turns a panic into an Internal error: one bad request must not end the node.

@@ -26,7 +26,9 @@ type Info struct {
 	Started time.Time `json:"started"`
 	Root    string    `json:"root"`
 	Run     string    `json:"run"`
-	Names   Names     `json:"names"`
+	// CRI is the socket where the CRI is served.
+	CRI   string `json:"cri"`
+	Names Names  `json:"names"`
 }
 
 // Step is one line of a pull or an import: how far it is, or in the last line what came of it.

@@ -3,15 +3,10 @@ package node
 import (
 	"crypto/sha256"
 	"encoding/hex"
-	"errors"
-	"io/fs"
 	"log/slog"
 	"net/netip"
-	"os"
 	"path/filepath"
 	"time"
-
-	"github.com/11f9778f/berth/internal/sys"
 )
 
 // DefaultRun is the run directory of the machine's one node, whose things are simply called berth.
@@ -24,6 +19,12 @@ type Config struct {
 	Root string
 	// Run holds what dies with a boot: sockets, shims, journal, pinned namespaces.
 	Run string
+	// CRIOnly leaves Berth's own kubelet out: the node serves the CRI to somebody else's.
+	CRIOnly bool
+	// CRISocket is where the CRI is served, an absolute path; empty is cri.sock in the run directory.
+	CRISocket string
+	// Ready is called once both sockets answer; nil is nobody.
+	Ready func()
 	// Names are what the node is called on the machine. Empty ones follow from Run.
 	Names Names
 	// Subnets are the pods' address ranges; none lets the network choose a free one.
@@ -78,36 +79,14 @@ func (c Config) withDefaults() Config {
 	if c.Exe == "" {
 		c.Exe = "/proc/self/exe"
 	}
+	if c.CRISocket == "" {
+		c.CRISocket = filepath.Join(c.Run, "cri.sock")
+	}
+	if c.Ready == nil {
+		c.Ready = func() {}
+	}
 	return c
 }
 
-// NodeSocket and CRISocket are where a node listens.
+// NodeSocket is where a node serves its own API.
 func (c Config) NodeSocket() string { return filepath.Join(c.Run, "node.sock") }
-func (c Config) CRISocket() string  { return filepath.Join(c.Run, "cri.sock") }
-
-func lockPath(run string) string { return filepath.Join(run, "node.lock") }
-
-// Died tells whether a node was in the run directory that ended without cleaning up, so that pods of
-// it may still run: its lock file is there and nobody holds it.
-func Died(run string) bool {
-	there, held := lockState(run)
-	return there && !held
-}
-
-// Lives tells whether a node has the run directory; it may not answer yet.
-func Lives(run string) bool {
-	_, held := lockState(run)
-	return held
-}
-
-func lockState(run string) (there, held bool) {
-	if _, err := os.Stat(lockPath(run)); errors.Is(err, fs.ErrNotExist) {
-		return false, false
-	}
-	f, err := sys.LockFile(lockPath(run))
-	if err != nil {
-		return true, errors.Is(err, sys.ErrLocked)
-	}
-	f.Close()
-	return true, false
-}

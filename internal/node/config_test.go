@@ -31,28 +31,28 @@ func TestConfigKeepsWhatIsSaid(t *testing.T) {
 
 func TestDiedKnowsALockThatNobodyHolds(t *testing.T) {
 	run := t.TempDir()
-	if Died(run) {
+	if Died(run) != "" {
 		t.Error("a node died that never was")
 	}
-	lock, err := sys.LockFile(lockPath(run))
+	lock, err := lockRun(run, VerbCRI)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if Died(run) {
+	if Died(run) != "" {
 		t.Error("a node that holds its lock has died")
 	}
 	if _, err := sys.LockFile(lockPath(run)); err == nil {
 		t.Error("the lock was taken twice")
 	}
 	lock.Close()
-	if !Died(run) {
+	if Died(run) != VerbCRI {
 		t.Error("a node that left its lock behind has not died")
 	}
 }
 
 func TestClaimRefusesAPathTooLongForSockets(t *testing.T) {
 	dir := t.TempDir()
-	n := &node{cfg: Config{Root: filepath.Join(dir, "root"), Run: filepath.Join(dir, strings.Repeat("x", 100))}}
+	n := &Node{cfg: Config{Root: filepath.Join(dir, "root"), Run: filepath.Join(dir, strings.Repeat("x", 100))}}
 	if err := n.claim(); err == nil || !strings.Contains(err.Error(), "--run") {
 		t.Errorf("got %v", err)
 	}

@@ -14,17 +14,20 @@ import (
 	"github.com/11f9778f/berth/internal/runtime/machine"
 )
 
-// ours are the folders and files that a node makes in its run directory, the lock aside.
-var ours = []string{"node.sock", "cri.sock", "runtime", "bundles", "shims", "netns", "network"}
+// ours are the folders that a node makes in its run directory.
+var ours = []string{"runtime", "bundles", "shims", "netns", "network"}
 
 // close closes the rooms, the highest first. Pods run on. A node without any removes all that it made
 // on the machine.
-func (n *node) close() error {
+func (n *Node) close() error {
 	var errs []error
 	add := func(what string, err error) {
 		if err != nil {
 			errs = append(errs, fmt.Errorf("close %s: %w", what, err))
 		}
+	}
+	for _, l := range n.sockets {
+		l.remove()
 	}
 	if n.cri != nil {
 		add("the CRI server", n.cri.Close())
@@ -45,9 +48,6 @@ func (n *node) close() error {
 	}
 	if empty {
 		add("the node's folders", n.tidy())
-	} else {
-		os.Remove(n.cfg.NodeSocket())
-		os.Remove(n.cfg.CRISocket())
 	}
 	if n.lock != nil {
 		if empty {
@@ -62,11 +62,11 @@ func (n *node) close() error {
 }
 
 // idle tells that there is no sandbox, whoever made it.
-func (n *node) idle() bool { return len(n.runtime.Sandboxes()) == 0 }
+func (n *Node) idle() bool { return len(n.runtime.Sandboxes()) == 0 }
 
 // spotless tells that nothing has an owner, nor is without one: the run directory may go. Links vanish
 // a moment after the last process of their namespace, so it waits a little.
-func (n *node) spotless() bool {
+func (n *Node) spotless() bool {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
 	for n.idle() {
@@ -85,7 +85,7 @@ func (n *node) spotless() bool {
 }
 
 // tidy removes the node's cgroup and what is in the run directory.
-func (n *node) tidy() error {
+func (n *Node) tidy() error {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 	errs := []error{machine.Kernel{}.RemoveCgroup(ctx, n.cfg.Names.CgroupParent)}
@@ -96,7 +96,7 @@ func (n *node) tidy() error {
 }
 
 // inventory is the runtime's balance of journal and machine, with names that a person knows.
-func (n *node) inventory(ctx context.Context, repair bool) ([]Item, error) {
+func (n *Node) inventory(ctx context.Context, repair bool) ([]Item, error) {
 	rep, err := n.runtime.Fsck(ctx, repair)
 	if err != nil {
 		return nil, err
@@ -121,7 +121,7 @@ func (n *node) inventory(ctx context.Context, repair bool) ([]Item, error) {
 }
 
 // ownerName is who an ID belongs to: "pod default/hello", "container web of pod default/hello".
-func (n *node) ownerName(id string) string {
+func (n *Node) ownerName(id string) string {
 	if sb, err := n.runtime.Sandbox(id); err == nil {
 		return "pod " + sb.Spec.Namespace + "/" + sb.Spec.Name
 	}

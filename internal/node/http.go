@@ -9,7 +9,11 @@ import (
 	"sync/atomic"
 	"time"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+
 	"github.com/11f9778f/berth/internal/image"
+	"github.com/11f9778f/berth/internal/trace"
 )
 
 // activity knows when somebody last wanted something.
@@ -36,8 +40,9 @@ func (a *activity) quiet(now time.Time) time.Duration {
 }
 
 // handler is what node.sock serves: the kubelet's node API, and below /node/ our own.
-func (n *node) handler(kubelet http.Handler) http.Handler {
+func (n *Node) handler() http.Handler {
 	mux := http.NewServeMux()
+	kubelet := n.kubeletAPI()
 	mux.Handle("/", kubelet)
 	mux.HandleFunc("GET /node/info", n.serveInfo)
 	mux.HandleFunc("GET /node/images", n.serveImages)
@@ -62,6 +67,20 @@ func (n *node) handler(kubelet http.Handler) http.Handler {
 	})
 }
 
+// kubeletAPI is the kubelet's node API, or where there is none, who to ask instead.
+func (n *Node) kubeletAPI() http.Handler {
+	if n.kubelet != nil {
+		return n.kubelet.Handler()
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		err := apierrors.NewMethodNotSupported(schema.GroupResource{Resource: "pods"}, "ask for")
+		err.ErrStatus.Message = "the daemon on " + n.cfg.Run + " serves the CRI to another kubelet (berth cri), so it takes no pods from here: look at them with crictl, or give this command another --root and --run"
+		w.Header().Set("Content-Type", "application/json")
+		w.WriteHeader(int(err.ErrStatus.Code))
+		json.NewEncoder(w).Encode(err.ErrStatus)
+	})
+}
+
 // refuse answers with a sentence.
 func refuse(w http.ResponseWriter, code int, err error) {
 	w.Header().Set("Content-Type", "application/json")
@@ -82,14 +101,14 @@ func answer(w http.ResponseWriter, v any, err error) {
 	}
 }
 
-func (n *node) serveInfo(w http.ResponseWriter, _ *http.Request) {
+func (n *Node) serveInfo(w http.ResponseWriter, _ *http.Request) {
 	answer(w, Info{
 		Version: n.version, Pid: os.Getpid(), Started: n.started,
-		Root: n.cfg.Root, Run: n.cfg.Run, Names: n.cfg.Names,
+		Root: n.cfg.Root, Run: n.cfg.Run, CRI: n.cfg.CRISocket, Names: n.cfg.Names,
 	}, nil)
 }
 
-func (n *node) serveImages(w http.ResponseWriter, _ *http.Request) {
+func (n *Node) serveImages(w http.ResponseWriter, _ *http.Request) {
 	list := []image.Image{}
 	for _, i := range n.store.List() {
 		list = append(list, *i)
@@ -97,12 +116,12 @@ func (n *node) serveImages(w http.ResponseWriter, _ *http.Request) {
 	answer(w, list, nil)
 }
 
-func (n *node) serveImage(w http.ResponseWriter, r *http.Request) {
+func (n *Node) serveImage(w http.ResponseWriter, r *http.Request) {
 	img, err := n.store.Get(r.URL.Query().Get("ref"))
 	answer(w, img, err)
 }
 
-func (n *node) serveRemoveImage(w http.ResponseWriter, r *http.Request) {
+func (n *Node) serveRemoveImage(w http.ResponseWriter, r *http.Request) {
 	ref := r.URL.Query().Get("ref")
 	_, err := n.store.Store.Get(ref) // to remove what is not there is no error for the store; for a person it is
 	if err == nil {
@@ -111,21 +130,21 @@ func (n *node) serveRemoveImage(w http.ResponseWriter, r *http.Request) {
 	answer(w, struct{}{}, err)
 }
 
-func (n *node) servePull(w http.ResponseWriter, r *http.Request) {
+func (n *Node) servePull(w http.ResponseWriter, r *http.Request) {
 	n.steps(w, func(progress func(image.Progress)) ([]*image.Image, error) {
 		img, err := n.store.Pull(r.Context(), r.URL.Query().Get("ref"), image.PullOptions{Progress: progress})
 		return []*image.Image{img}, err
 	})
 }
 
-func (n *node) serveImport(w http.ResponseWriter, r *http.Request) {
+func (n *Node) serveImport(w http.ResponseWriter, r *http.Request) {
 	n.steps(w, func(progress func(image.Progress)) ([]*image.Image, error) {
 		return n.store.Import(r.Context(), r.Body, image.ImportOptions{Name: r.URL.Query().Get("name"), Progress: progress})
 	})
 }
 
 // steps sends how far something is, and in the last line what came of it.
-func (n *node) steps(w http.ResponseWriter, do func(func(image.Progress)) ([]*image.Image, error)) {
+func (n *Node) steps(w http.ResponseWriter, do func(func(image.Progress)) ([]*image.Image, error)) {
 	w.Header().Set("Content-Type", "application/x-ndjson")
 	rc := http.NewResponseController(w)
 	rc.EnableFullDuplex() // an import is still being read while its progress is told
@@ -146,7 +165,7 @@ func (n *node) steps(w http.ResponseWriter, do func(func(image.Progress)) ([]*im
 	send(last)
 }
 
-func (n *node) serveInventory(w http.ResponseWriter, r *http.Request) {
+func (n *Node) serveInventory(w http.ResponseWriter, r *http.Request) {
 	repair := r.Method == http.MethodPost
 	if repair {
 		io.Copy(io.Discard, r.Body)
@@ -156,12 +175,12 @@ func (n *node) serveInventory(w http.ResponseWriter, r *http.Request) {
 }
 
 // serveTrace lays the kubelet's spans of a pod's start beside those of its runtime, shim and engine.
-func (n *node) serveTrace(w http.ResponseWriter, r *http.Request) {
+func (n *Node) serveTrace(w http.ResponseWriter, r *http.Request) {
 	namespace, pod := r.PathValue("namespace"), r.PathValue("pod")
-	spans, ok := n.kubelet.Trace(namespace, pod)
-	if !ok {
-		refuse(w, http.StatusNotFound, errors.New("this node has no pod "+namespace+"/"+pod))
-		return
+	var spans []trace.Span
+	known := false
+	if n.kubelet != nil {
+		spans, known = n.kubelet.Trace(namespace, pod)
 	}
 	for _, sb := range n.runtime.Sandboxes() {
 		if sb.Spec.Namespace != namespace || sb.Spec.Name != pod {
@@ -172,7 +191,11 @@ func (n *node) serveTrace(w http.ResponseWriter, r *http.Request) {
 			answer(w, nil, err)
 			return
 		}
-		spans = append(spans, more...)
+		known, spans = true, append(spans, more...)
+	}
+	if !known {
+		refuse(w, http.StatusNotFound, errors.New("this node has no pod "+namespace+"/"+pod))
+		return
 	}
 	answer(w, Trace{Pod: namespace + "/" + pod, Spans: spans}, nil)
 }

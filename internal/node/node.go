@@ -23,8 +23,8 @@ import (
 	"github.com/11f9778f/berth/internal/sys"
 )
 
-// node is the daemon: its rooms, the lowest first.
-type node struct {
+// Node is the daemon: its rooms, the lowest first.
+type Node struct {
 	cfg     Config
 	version string
 	started time.Time
@@ -36,14 +36,20 @@ type node struct {
 	shims   *client.Manager
 	runtime *runtime.Runtime
 	cri     *cri.Server
-	kubelet *kubelet.Kubelet
+	kubelet *kubelet.Kubelet // nil if Config.CRIOnly
+	sockets []*socket
 
 	active activity
 }
 
-// Run is the daemon. It returns nil when ctx has ended or a client asked for the end.
-func Run(ctx context.Context, cfg Config, version string) error {
-	n := &node{cfg: cfg.withDefaults(), version: version, started: time.Now()}
+// New makes a node that has not begun. version is Berth's own.
+func New(cfg Config, version string) *Node {
+	return &Node{cfg: cfg.withDefaults(), version: version}
+}
+
+// Run is the daemon's life. It returns nil when ctx has ended or a client asked for the end.
+func (n *Node) Run(ctx context.Context) error {
+	n.started = time.Now()
 	n.active.last.Store(n.started.UnixNano())
 	if err := n.claim(); err != nil {
 		return err
@@ -51,7 +57,6 @@ func Run(ctx context.Context, cfg Config, version string) error {
 	if err := n.open(ctx); err != nil {
 		return errors.Join(err, n.close())
 	}
-	n.cfg.Log.Info("node is up", "version", version, "root", cfg.Root, "run", cfg.Run, "bridge", n.cfg.Names.Bridge, "took", time.Since(n.started))
 	err := n.serve(ctx)
 	return errors.Join(err, n.close())
 }
@@ -60,7 +65,7 @@ func Run(ctx context.Context, cfg Config, version string) error {
 const maxSocketPath = 107 - len("/shims/0123456789abcdef/shim.sock")
 
 // claim makes the folders and takes the run directory for this node alone.
-func (n *node) claim() error {
+func (n *Node) claim() error {
 	if len(n.cfg.Run) > maxSocketPath {
 		return fmt.Errorf("the run directory %s has a path too long for the sockets in it: choose one of at most %d bytes with --run", n.cfg.Run, maxSocketPath)
 	}
@@ -71,28 +76,16 @@ func (n *node) claim() error {
 	}
 	_, err := os.Lstat(lockPath(n.cfg.Run))
 	n.fresh = errors.Is(err, fs.ErrNotExist)
-	lock, err := lockRun(n.cfg.Run)
+	lock, err := lockRun(n.cfg.Run, n.cfg.verb())
 	if errors.Is(err, sys.ErrLocked) {
-		return fmt.Errorf("another node is running on %s: use that one, end it, or choose other folders with --root and --run", n.cfg.Run)
+		return fmt.Errorf("another node (%s) is running on %s: use that one, end it, or choose other folders with --root and --run", readHolder(n.cfg.Run), n.cfg.Run)
 	}
 	n.lock = lock
 	return err
 }
 
-// lockRun takes the run directory's lock. It tries for a moment: whoever asks whether a node died (Died)
-// holds the lock for an instant, and a node that is ending lets go of it last.
-func lockRun(run string) (*os.File, error) {
-	for tries := 0; ; tries++ {
-		lock, err := sys.LockFile(lockPath(run))
-		if !errors.Is(err, sys.ErrLocked) || tries == 20 {
-			return lock, err
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
-}
-
 // open opens the rooms, the lowest first. What an earlier node left is taken over here.
-func (n *node) open(ctx context.Context) error {
+func (n *Node) open(ctx context.Context) error {
 	store, err := image.Open(image.Config{Root: n.cfg.Root, PlainHTTP: n.cfg.PlainHTTP, Log: n.cfg.Log})
 	if err != nil {
 		return err
@@ -121,6 +114,9 @@ func (n *node) open(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if n.cfg.CRIOnly {
+		return nil
+	}
 	n.kubelet, err = kubelet.New(kubelet.Config{
 		Root: n.cfg.Root, NodeName: n.cfg.NodeName, CgroupParent: n.cfg.Names.CgroupParent,
 		Runtime: n.cri, Images: imageService{n.cri}, Logger: n.cfg.Log,
@@ -128,47 +124,72 @@ func (n *node) open(ctx context.Context) error {
 	return err
 }
 
+// listen makes a socket that goes when the node does.
+func (n *Node) listen(path string) (net.Listener, error) {
+	l, err := listenUnix(path)
+	if err != nil {
+		return nil, err
+	}
+	n.sockets = append(n.sockets, l)
+	return l, nil
+}
+
 // serve answers on both sockets until ctx ends, somebody asks for the end, or the node is idle for
 // too long.
-func (n *node) serve(ctx context.Context) error {
+func (n *Node) serve(ctx context.Context) error {
 	ctx, end := context.WithCancel(ctx)
 	defer end()
-	os.Remove(n.cfg.NodeSocket()) // of a node that died: the lock says that there is no other
-	l, err := net.Listen("unix", n.cfg.NodeSocket())
+	own, err := n.listen(n.cfg.NodeSocket())
 	if err != nil {
-		return fmt.Errorf("listen for the node API: %w", err)
+		return err
 	}
-	srv := &http.Server{Handler: n.handler(n.kubelet.Handler()), ReadHeaderTimeout: 10 * time.Second}
+	criSocket, err := n.listen(n.cfg.CRISocket)
+	if err != nil {
+		return err
+	}
 	g, gctx := errgroup.WithContext(ctx)
-	g.Go(func() error {
-		defer end() // the kubelet returns when a client asked for the end
-		return n.kubelet.Run(gctx)
-	})
-	g.Go(func() error { return n.cri.Serve(gctx, n.cfg.CRISocket()) })
-	g.Go(func() error {
-		if err := srv.Serve(l); !errors.Is(err, http.ErrServerClosed) {
-			return fmt.Errorf("serve the node API: %w", err)
-		}
-		return nil
-	})
-	g.Go(func() error {
-		<-gctx.Done()
-		// Streams of events and logs end here; a short answer, as the one to /shutdown, is finished.
-		soon, cancel := context.WithTimeout(context.WithoutCancel(gctx), 200*time.Millisecond)
-		defer cancel()
-		if srv.Shutdown(soon) != nil {
-			return srv.Close()
-		}
-		return nil
-	})
+	if n.kubelet != nil {
+		g.Go(func() error {
+			defer end() // the kubelet returns when a client asked for the end
+			return n.kubelet.Run(gctx)
+		})
+	}
+	g.Go(func() error { return n.cri.Serve(gctx, criSocket) })
+	g.Go(func() error { return serveHTTP(gctx, own, n.handler()) })
 	if n.cfg.IdleExit > 0 {
 		g.Go(func() error { n.endWhenIdle(gctx, end); return nil })
 	}
+	n.cfg.Log.Info("node is up", "version", n.version, "verb", n.cfg.verb(), "root", n.cfg.Root, "run", n.cfg.Run,
+		"cri", n.cfg.CRISocket, "bridge", n.cfg.Names.Bridge, "took", time.Since(n.started))
+	n.cfg.Ready()
 	return g.Wait()
 }
 
+// serveHTTP answers until ctx ends.
+func serveHTTP(ctx context.Context, l net.Listener, h http.Handler) error {
+	srv := &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second}
+	ended := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(ended)
+		// Streams of events and logs end here; a short answer, as the one to /shutdown, is finished.
+		soon, cancel := context.WithTimeout(context.WithoutCancel(ctx), 200*time.Millisecond)
+		defer cancel()
+		if srv.Shutdown(soon) != nil {
+			srv.Close()
+		}
+	})
+	err := srv.Serve(l)
+	if !stop() {
+		<-ended
+	}
+	if !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serve HTTP on %s: %w", l.Addr(), err)
+	}
+	return nil
+}
+
 // endWhenIdle ends the node when it has had no pod and no call for Config.IdleExit.
-func (n *node) endWhenIdle(ctx context.Context, end func()) {
+func (n *Node) endWhenIdle(ctx context.Context, end func()) {
 	tick := time.NewTicker(min(n.cfg.IdleExit/4+time.Millisecond, time.Second))
 	defer tick.Stop()
 	for {
