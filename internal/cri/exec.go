@@ -8,9 +8,9 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
-	"k8s.io/cri-streaming/pkg/streaming/remotecommand"
 	utilexec "k8s.io/utils/exec"
 
+	"github.com/11f9778f/berth/internal/cri/streaming"
 	"github.com/11f9778f/berth/internal/runtime"
 )
 
@@ -39,7 +39,7 @@ func (s *Server) Exec(_ context.Context, req *runtimeapi.ExecRequest) (*runtimea
 	if len(req.GetCmd()) == 0 {
 		return nil, badRequest("cmd is missing")
 	}
-	return s.streams.GetExec(&runtimeapi.ExecRequest{
+	return s.streams.Exec(&runtimeapi.ExecRequest{
 		ContainerId: id, Cmd: req.GetCmd(), Tty: req.GetTty(),
 		Stdin: req.GetStdin(), Stdout: req.GetStdout(), Stderr: req.GetStderr(),
 	})
@@ -51,7 +51,7 @@ func (s *Server) Attach(_ context.Context, req *runtimeapi.AttachRequest) (*runt
 	if err != nil {
 		return nil, err
 	}
-	return s.streams.GetAttach(&runtimeapi.AttachRequest{
+	return s.streams.Attach(&runtimeapi.AttachRequest{
 		ContainerId: id, Tty: req.GetTty(), Stdin: req.GetStdin(), Stdout: req.GetStdout(), Stderr: req.GetStderr(),
 	})
 }
@@ -62,10 +62,14 @@ func (s *Server) PortForward(_ context.Context, req *runtimeapi.PortForwardReque
 	if err != nil {
 		return nil, err
 	}
-	if _, err := s.rt.Sandbox(id); err != nil {
+	sb, err := s.rt.Sandbox(id)
+	if err != nil {
 		return nil, asStatus(err)
 	}
-	return s.streams.GetPortForward(&runtimeapi.PortForwardRequest{PodSandboxId: id, Port: req.GetPort()})
+	if sb.State != runtime.SandboxReady {
+		return nil, status.Errorf(codes.FailedPrecondition, "pod sandbox %s is %s, not ready", id, sb.State)
+	}
+	return s.streams.PortForward(&runtimeapi.PortForwardRequest{PodSandboxId: id, Port: req.GetPort()})
 }
 
 func (s *Server) runningID(short string) (string, error) {
@@ -87,12 +91,12 @@ func (s *Server) runningID(short string) (string, error) {
 type streamRuntime struct{ s *Server }
 
 // Exec runs a command. An exit code other than 0 is an error of the kind that clients understand.
-func (r streamRuntime) Exec(ctx context.Context, id string, cmd []string, in io.Reader, out, err io.WriteCloser, tty bool, resize <-chan remotecommand.TerminalSize) error {
-	streams, stop := streamsOf(in, out, err, tty, resize)
+func (r streamRuntime) Exec(ctx context.Context, id string, cmd []string, st streaming.Streams) error {
+	streams, stop := streamsOf(st)
 	defer stop()
-	code, xerr := r.s.rt.Exec(ctx, id, cmd, streams)
-	if xerr != nil {
-		return xerr
+	code, err := r.s.rt.Exec(ctx, id, cmd, streams)
+	if err != nil {
+		return err
 	}
 	if code != 0 {
 		return utilexec.CodeExitError{Err: fmt.Errorf("command exited with code %d", code), Code: code}
@@ -101,8 +105,8 @@ func (r streamRuntime) Exec(ctx context.Context, id string, cmd []string, in io.
 }
 
 // Attach connects with the container's own process.
-func (r streamRuntime) Attach(ctx context.Context, id string, in io.Reader, out, err io.WriteCloser, tty bool, resize <-chan remotecommand.TerminalSize) error {
-	streams, stop := streamsOf(in, out, err, tty, resize)
+func (r streamRuntime) Attach(ctx context.Context, id string, st streaming.Streams) error {
+	streams, stop := streamsOf(st)
 	defer stop()
 	return r.s.rt.Attach(ctx, id, streams)
 }
@@ -112,16 +116,10 @@ func (r streamRuntime) PortForward(ctx context.Context, sandbox string, port int
 	return r.s.rt.PortForward(ctx, sandbox, port, stream)
 }
 
-// streamsOf translates. A nil io.WriteCloser must become a nil io.Writer.
-func streamsOf(in io.Reader, out, err io.WriteCloser, tty bool, resize <-chan remotecommand.TerminalSize) (runtime.Streams, func()) {
-	s := runtime.Streams{In: in, TTY: tty}
-	if out != nil {
-		s.Out = out
-	}
-	if err != nil {
-		s.Err = err
-	}
-	if resize == nil {
+// streamsOf translates, until stop is called.
+func streamsOf(st streaming.Streams) (_ runtime.Streams, stop func()) {
+	s := runtime.Streams{In: st.In, Out: st.Out, Err: st.Err, TTY: st.TTY}
+	if st.Resize == nil {
 		return s, func() {}
 	}
 	sizes, done := make(chan runtime.TerminalSize), make(chan struct{})
@@ -130,7 +128,7 @@ func streamsOf(in io.Reader, out, err io.WriteCloser, tty bool, resize <-chan re
 		defer close(sizes)
 		for {
 			select {
-			case z, ok := <-resize:
+			case z, ok := <-st.Resize:
 				if !ok {
 					return
 				}

@@ -2,12 +2,9 @@ package cri
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net"
-	"net/http"
-	"net/url"
 	"runtime/debug"
 	"slices"
 	"time"
@@ -16,8 +13,8 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
-	"k8s.io/cri-streaming/pkg/streaming"
 
+	"github.com/11f9778f/berth/internal/cri/streaming"
 	"github.com/11f9778f/berth/internal/image"
 	"github.com/11f9778f/berth/internal/runtime"
 )
@@ -40,6 +37,8 @@ type Config struct {
 	Images  Images
 	// SnapshotDir is where the image store keeps writable layers; statistics name it.
 	SnapshotDir string
+	// Streaming says where exec, attach and port-forward are served; the zero value is loopback.
+	Streaming streaming.Config
 	// Version is Berth's own.
 	Version string
 	// Unary and Stream see every call from outside before the Server does.
@@ -58,9 +57,7 @@ type Server struct {
 	images Images
 	log    *slog.Logger
 
-	streams  streaming.Server
-	http     *http.Server
-	listener net.Listener
+	streams *streaming.Server
 }
 
 var (
@@ -68,35 +65,21 @@ var (
 	_ runtimeapi.ImageServiceServer   = (*Server)(nil)
 )
 
-// New makes a Server. It listens on a loopback port of the kernel's choice for the streams of Exec,
-// Attach and PortForward, whose URLs hold a token that is good for one use and one minute.
+// New makes a Server. It listens for the streams of Exec, Attach and PortForward, as Config.Streaming says.
 func New(cfg Config) (*Server, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
 	s := &Server{cfg: cfg, rt: cfg.Runtime, images: cfg.Images, log: cfg.Logger}
 	var err error
-	if s.listener, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
-		return nil, fmt.Errorf("listen for exec and attach streams: %w", err)
+	if s.streams, err = streaming.Listen(cfg.Streaming, streamRuntime{s}, s.log); err != nil {
+		return nil, err
 	}
-	sc := streaming.DefaultConfig
-	sc.Addr = s.listener.Addr().String()
-	sc.BaseURL = &url.URL{Scheme: "http", Host: sc.Addr, Path: "/"}
-	if s.streams, err = streaming.NewServer(sc, streamRuntime{s}); err != nil {
-		s.listener.Close()
-		return nil, fmt.Errorf("make streaming server: %w", err)
-	}
-	s.http = &http.Server{Handler: s.streams, ReadHeaderTimeout: 30 * time.Second}
-	go func() {
-		if err := s.http.Serve(s.listener); !errors.Is(err, http.ErrServerClosed) {
-			s.log.Error("streaming server ended", "error", err)
-		}
-	}()
 	return s, nil
 }
 
 // Close ends the streams. The runtime is the caller's.
-func (s *Server) Close() error { return s.http.Close() }
+func (s *Server) Close() error { return s.streams.Close() }
 
 // Serve answers on a unix socket, which is the caller's to make and to guard, until ctx ends; then calls
 // in flight get a moment to finish. It closes l.

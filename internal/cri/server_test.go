@@ -4,6 +4,10 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
 	"net/url"
 	"strings"
 	"testing"
@@ -13,7 +17,9 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/portforward"
 	"k8s.io/client-go/tools/remotecommand"
+	"k8s.io/client-go/transport/spdy"
 	utilexec "k8s.io/client-go/util/exec"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
@@ -238,5 +244,75 @@ func TestStatusAndConfig(t *testing.T) {
 	}
 	if rc, _ := s.RuntimeConfig(ctx, nil); rc.Linux.CgroupDriver != runtimeapi.CgroupDriver_CGROUPFS {
 		t.Errorf("%v", rc)
+	}
+}
+
+// A stock client forwards a port of a pod on the host's network; a connection that the server resets ends
+// alone, not the forwarding.
+func TestPortForward(t *testing.T) {
+	s := newServer(t)
+	c, _, _ := dial(t, s)
+	cfg := podConfig()
+	cfg.Linux.SecurityContext.NamespaceOptions = &runtimeapi.NamespaceOption{Network: runtimeapi.NamespaceMode_NODE, Pid: runtimeapi.NamespaceMode_CONTAINER}
+	p, err := c.RunPodSandbox(t.Context(), &runtimeapi.RunPodSandboxRequest{Config: cfg})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("tcp", "[::1]:0")
+	if err != nil {
+		t.Skipf("no IPv6 loopback: %v", err)
+	}
+	defer l.Close()
+	go func() {
+		for n := 0; ; n++ {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			if n%2 == 0 {
+				conn.(*net.TCPConn).SetLinger(0)
+				conn.Close()
+				continue
+			}
+			b, _ := io.ReadAll(conn)
+			conn.Write(bytes.ToUpper(b))
+			conn.Close()
+		}
+	}()
+	r, err := c.PortForward(t.Context(), &runtimeapi.PortForwardRequest{PodSandboxId: p.PodSandboxId})
+	if err != nil {
+		t.Fatal(err)
+	}
+	u, _ := url.Parse(r.Url)
+	transport, upgrader, err := spdy.RoundTripperFor(&rest.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	stop, ready := make(chan struct{}), make(chan struct{})
+	pf, err := portforward.NewOnAddresses(spdy.NewDialer(upgrader, &http.Client{Transport: transport}, "POST", u),
+		[]string{"127.0.0.1"}, []string{fmt.Sprintf("0:%d", l.Addr().(*net.TCPAddr).Port)}, stop, ready, io.Discard, io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	over := make(chan error, 1)
+	go func() { over <- pf.ForwardPorts() }()
+	<-ready
+	ports, _ := pf.GetPorts()
+	for n := range 6 {
+		conn, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", ports[0].Local))
+		if err != nil {
+			t.Fatal(err)
+		}
+		conn.Write([]byte("hello"))
+		conn.(*net.TCPConn).CloseWrite()
+		got, _ := io.ReadAll(conn)
+		if want := []string{"", "HELLO"}[n%2]; string(got) != want {
+			t.Errorf("connection %d: %q", n, got)
+		}
+		conn.Close()
+	}
+	close(stop)
+	if err := <-over; err != nil {
+		t.Error(err)
 	}
 }

@@ -2,10 +2,12 @@ package runtime
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
+	"syscall"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -218,6 +220,10 @@ func (r *Runtime) PortForward(ctx context.Context, sandboxID string, port int32,
 		return invalid("port %d", port)
 	}
 	conn, err := dialIn(ctx, st.NetNS, port)
+	if errors.Is(err, syscall.ECONNRESET) { // accepted, and reset before the handshake was seen here
+		breakOff(stream)
+		return nil
+	}
 	if err != nil {
 		return fmt.Errorf("forward to port %d of sandbox %s: %w", port, short(sandboxID), err)
 	}

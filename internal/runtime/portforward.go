@@ -7,6 +7,8 @@ import (
 	"io"
 	"net"
 	"strconv"
+	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/11f9778f/berth/internal/sys"
@@ -33,32 +35,98 @@ func dialIn(ctx context.Context, netns string, port int32) (*net.TCPConn, error)
 // dialLoopback tries IPv4, then IPv6. It dials addresses, one after the other: the resolver or a race
 // between families would start goroutines, and those are in no namespace but the host's.
 func dialLoopback(ctx context.Context, port int32) (*net.TCPConn, error) {
-	var errs []error
+	var first error
 	for _, host := range []string{"127.0.0.1", "::1"} {
 		d := net.Dialer{Timeout: 10 * time.Second, FallbackDelay: -1}
 		c, err := d.DialContext(ctx, "tcp", net.JoinHostPort(host, strconv.Itoa(int(port))))
-		if err == nil {
+		switch {
+		case err == nil:
 			return c.(*net.TCPConn), nil
+		case errors.Is(err, syscall.ECONNRESET):
+			return nil, err // there is a server, and it has accepted
+		case first != nil:
+			return nil, fmt.Errorf("%w; %w", first, err)
 		}
-		errs = append(errs, err)
+		first = err
 	}
-	return nil, errors.Join(errs...)
+	return nil, first
 }
 
-// relay copies both ways. The end of one direction is passed on as a half-close; the relay ends when
-// the server's side has, or the context does.
+// lull is how long, after the server has ended its direction, the client's may be silent before the
+// connection is given up. Old clients never end theirs by themselves.
+const lull = time.Second
+
+// relay copies both ways until both directions have ended. The end of one is passed on as a half-close,
+// and a reset of one side as a reset of the other.
 func relay(ctx context.Context, conn *net.TCPConn, stream io.ReadWriteCloser) error {
 	defer conn.Close()
-	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	stop := context.AfterFunc(ctx, func() { reset(conn) })
 	defer stop()
+	moved := make(chan struct{}, 1)
+	up := make(chan struct{})
+	var ended atomic.Bool // our direction of the stream
 	go func() {
-		io.Copy(conn, stream)
+		defer close(up)
+		_, err := io.Copy(&busy{conn, moved}, stream)
+		if err != nil || !ended.Load() && wasReset(stream) {
+			reset(conn)
+			return
+		}
 		conn.CloseWrite()
 	}()
 	_, err := io.Copy(stream, conn)
-	stream.Close()
-	if err != nil && !errors.Is(err, net.ErrClosed) && !errors.Is(err, io.ErrClosedPipe) {
-		return fmt.Errorf("forward: %w", err)
+	if err != nil { // either side has broken off, which is not the forwarding's fault
+		reset(conn)
+		breakOff(stream)
+		return ctx.Err()
 	}
-	return ctx.Err()
+	ended.Store(true)
+	stream.Close()
+	for {
+		select {
+		case <-up:
+			return ctx.Err()
+		case <-moved:
+		case <-time.After(lull):
+			return ctx.Err()
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// breakOff resets the client's stream where its kind can.
+func breakOff(stream io.Closer) {
+	if r, ok := stream.(interface{ Reset() error }); ok {
+		r.Reset()
+		return
+	}
+	stream.Close()
+}
+
+// wasReset tells whether the client broke the stream off, where it can be told: a stream of SPDY is
+// finished before we have finished it only then.
+func wasReset(stream io.Reader) bool {
+	s, ok := stream.(interface{ IsFinished() bool })
+	return ok && s.IsFinished()
+}
+
+// reset closes the connection so that the other side sees a reset and not an orderly end.
+func reset(conn *net.TCPConn) {
+	conn.SetLinger(0)
+	conn.Close()
+}
+
+// busy tells of every write.
+type busy struct {
+	io.Writer
+	moved chan<- struct{}
+}
+
+func (b *busy) Write(p []byte) (int, error) {
+	select {
+	case b.moved <- struct{}{}:
+	default:
+	}
+	return b.Writer.Write(p)
 }
