@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"os"
 	"time"
 
 	sandboxv1 "github.com/containerd/containerd/api/runtime/sandbox/v1"
@@ -97,11 +98,13 @@ func (s *shim) CreateTask(ctx context.Context, t runtime.Task) (int, error) {
 	for _, m := range t.Rootfs {
 		req.Rootfs = append(req.Rootfs, &types.Mount{Type: m.Type, Source: m.Source, Options: m.Options})
 	}
-	if t.LogPath != "" {
-		req.Stdout = api.SchemeCRILog + t.LogPath
-		if !t.Terminal {
-			req.Stderr = req.Stdout
-		}
+	log := t.LogPath
+	if log == "" {
+		log = os.DevNull // nobody keeps the output, and a client may still attach to it
+	}
+	req.Stdout = api.SchemeCRILog + log
+	if !t.Terminal {
+		req.Stderr = req.Stdout
 	}
 	if t.Stdin {
 		req.Stdin = api.SchemeAttach

@@ -1,0 +1,105 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// node is a berth node of this program's own.
+type node struct {
+	dir, berth string
+	cmd        *exec.Cmd
+	log        *os.File
+	ended      chan error
+}
+
+// startNode starts a node with more in its environment.
+func startNode(ctx context.Context, berth, dir string, env []string) (*node, error) {
+	abs, err := filepath.Abs(berth)
+	if err != nil {
+		return nil, err
+	}
+	if err := os.RemoveAll(dir); err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, err
+	}
+	n := &node{dir: dir, berth: abs, ended: make(chan error, 1)}
+	if n.log, err = os.Create(filepath.Join(dir, "log")); err != nil {
+		return nil, err
+	}
+	n.cmd = n.command("node", "--log-level", "debug")
+	n.cmd.Env = append(os.Environ(), env...)
+	n.cmd.Stderr = n.log
+	n.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // Ctrl-C is for this program, which stops the node itself
+	if err := n.cmd.Start(); err != nil {
+		return nil, err
+	}
+	go func() { n.ended <- n.cmd.Wait() }()
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		if conn, err := net.Dial("unix", n.socket()); err == nil {
+			conn.Close()
+			return n, nil
+		}
+		if time.Now().After(deadline) || ctx.Err() != nil {
+			return nil, errors.Join(errors.New("the node does not answer"), n.stop(true))
+		}
+	}
+}
+
+func (n *node) command(args ...string) *exec.Cmd {
+	return exec.Command(n.berth, append([]string{"--root", filepath.Join(n.dir, "root"), "--run", filepath.Join(n.dir, "run")}, args...)...)
+}
+
+func (n *node) socket() string   { return filepath.Join(n.dir, "run", "cri.sock") }
+func (n *node) endpoint() string { return "unix://" + n.socket() }
+
+// stop ends the node and looks for what it left. If tell is set, the end of its log is shown.
+func (n *node) stop(tell bool) error {
+	out, ferr := n.command("fsck").CombinedOutput()
+	if ferr != nil {
+		ferr = fmt.Errorf("berth fsck: %w: %s", ferr, out)
+	}
+	n.cmd.Process.Signal(syscall.SIGTERM)
+	var err error
+	select {
+	case err = <-n.ended:
+	case <-time.After(time.Minute):
+		n.cmd.Process.Kill()
+		err = errors.Join(errors.New("it did not end on SIGTERM"), <-n.ended)
+	}
+	n.log.Close()
+	if err != nil {
+		err = fmt.Errorf("node: %w", err)
+	}
+	if left := n.mounts(); len(left) > 0 {
+		err = errors.Join(err, fmt.Errorf("left mounts:\n%s", strings.Join(left, "")))
+	}
+	if err = errors.Join(ferr, err); err != nil || tell {
+		b, _ := os.ReadFile(n.log.Name())
+		lines := strings.Split(string(b), "\n")
+		fmt.Printf("--- the end of the node's log\n%s\n", strings.Join(lines[max(0, len(lines)-60):], "\n"))
+	}
+	return err
+}
+
+// mounts are those that are still there below the node's folder.
+func (n *node) mounts() []string {
+	b, _ := os.ReadFile("/proc/self/mountinfo")
+	var left []string
+	for line := range strings.Lines(string(b)) {
+		if strings.Contains(line, " "+n.dir+"/") {
+			left = append(left, line)
+		}
+	}
+	return left
+}
