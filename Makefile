@@ -18,6 +18,7 @@ DEPGUARD    := github.com/OpenPeeDeeP/depguard/v2/cmd/depguard@v2.3.0
 build: ## static binaries in bin/
 	$(GOBUILD) -o bin/ ./cmd/berth
 	$(GOBUILD) -tags no_grpc -o bin/ ./cmd/containerd-shim-berth-v1 # ttrpc alone: half the size
+	$(GOBUILD) -o bin/ ./cmd/berth-oci
 
 # The example pod in a root and a run directory of its own: nothing is left behind. On a terminal it
 # follows the pod's logs until Ctrl-C; without one it ends the pod after the page was fetched.
@@ -50,7 +51,7 @@ bench: build ## pod start, exec, stop+remove at 1, 10, 50 at once, over CRI
 	go run ./bench -berth bin/berth $(BENCH)
 
 install: build ## into $(PREFIX)/bin
-	install -D -m 0755 -t $(DESTDIR)$(PREFIX)/bin bin/berth bin/containerd-shim-berth-v1
+	install -D -m 0755 -t $(DESTDIR)$(PREFIX)/bin bin/berth bin/containerd-shim-berth-v1 bin/berth-oci
 
 clean: ## what was built here
 	rm -rf bin .cache

@@ -19,6 +19,9 @@ import (
 var version = "unknown"
 
 func main() {
+	if calledAsRuntime(os.Args[0]) {
+		os.Exit(exitCode(ociMain(context.Background(), ociName, os.Args[1:]), os.Stderr))
+	}
 	c := newCLI(os.Stdin, os.Stdout, os.Stderr)
 	os.Exit(c.execute(context.Background(), os.Args[1:]))
 }
