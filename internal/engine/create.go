@@ -156,7 +156,7 @@ func (c *Container) launch(ctx context.Context, o CreateOptions) error {
 func (c *Container) confine(ctx context.Context, o CreateOptions) error {
 	defer trace.Start(ctx, "engine.confine")()
 	if r := o.Spec.Linux.Resources; r != nil {
-		if err := c.group.Apply(r); err != nil {
+		if err := c.group.Apply(withDefaultDevices(r)); err != nil {
 			return err
 		}
 	}

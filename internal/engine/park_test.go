@@ -63,3 +63,12 @@ func TestParkedContainerIsStartedByAnother(t *testing.T) {
 		t.Errorf("adopting what has ended: %v", err)
 	}
 }
+
+// A spec that forbids all devices still gets the default ones.
+func TestDefaultDevicesAreAlwaysPermitted(t *testing.T) {
+	o := options(t, "sh", "-c", "echo x >/dev/null && test -c /dev/tty && echo fine")
+	o.Spec.Linux.Resources.Devices = []specs.LinuxDeviceCgroup{{Allow: false, Access: "rwm"}}
+	if out, exit := run(t, o); out != "fine\n" {
+		t.Errorf("output %q, exit %+v", out, exit)
+	}
+}

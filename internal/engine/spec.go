@@ -90,6 +90,17 @@ func defaultCapabilities() *specs.LinuxCapabilities {
 	return &specs.LinuxCapabilities{Bounding: list(), Effective: list(), Permitted: list()}
 }
 
+// withDefaultDevices permits the default devices even where the rules of the spec forbid them: every container
+// has them (runtime-spec config-linux.md, Default Devices), and other runtimes permit them too.
+func withDefaultDevices(r *specs.LinuxResources) *specs.LinuxResources {
+	if len(r.Devices) == 0 {
+		return r
+	}
+	more := *r
+	more.Devices = append(append([]specs.LinuxDeviceCgroup(nil), r.Devices...), defaultDeviceRules()[1:]...)
+	return &more
+}
+
 // defaultDeviceRules forbid every device and permit those that defaultDevices makes, terminals, and the
 // making of nodes.
 func defaultDeviceRules() []specs.LinuxDeviceCgroup {
