@@ -24,8 +24,10 @@ type execution struct {
 
 // build writes the program. The order matters: what needs privilege comes before it is dropped; the
 // seccomp filter comes last where no_new_privs allows an unprivileged process to load it, so that it
-// need not permit anything but execve.
+// need not permit anything but execve. Where it can't, nothing that is newer than the oldest profiles may follow
+// it: closing the descriptors at execve is asked for first of all.
 func (e *execution) build() {
+	e.do("close descriptors", unix.SYS_CLOSE_RANGE, stage.Int(3+e.keep), stage.Int(^uint32(0)), stage.Int(unix.CLOSE_RANGE_CLOEXEC))
 	e.workingDirectory()
 	umask := uint32(0o022)
 	if e.process.User.Umask != nil {
@@ -39,7 +41,6 @@ func (e *execution) build() {
 	if e.process.NoNewPrivileges {
 		e.do("set no_new_privs", unix.SYS_PRCTL, stage.Int(unix.PR_SET_NO_NEW_PRIVS), stage.Int(1), stage.Int(0), stage.Int(0), stage.Int(0))
 	}
-	e.do("close descriptors", unix.SYS_CLOSE_RANGE, stage.Int(3+e.keep), stage.Int(^uint32(0)), stage.Int(unix.CLOSE_RANGE_CLOEXEC))
 	if e.process.NoNewPrivileges {
 		e.seccomp()
 	}

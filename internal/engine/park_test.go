@@ -72,3 +72,20 @@ func TestDefaultDevicesAreAlwaysPermitted(t *testing.T) {
 		t.Errorf("output %q, exit %+v", out, exit)
 	}
 }
+
+// A profile from before close_range(2) and openat2(2) is no obstacle, though it is loaded before
+// privileges are dropped: the program was not promised no_new_privs.
+func TestOldSeccompProfileLetsTheProgramStart(t *testing.T) {
+	o := options(t, "echo", "fine")
+	o.Spec.Process.NoNewPrivileges = false
+	o.Spec.Linux.Seccomp = &specs.LinuxSeccomp{
+		DefaultAction: specs.ActErrno,
+		Syscalls: []specs.LinuxSyscall{{Action: specs.ActAllow, Names: []string{
+			"prctl", "setgroups", "setresgid", "setresuid", "capset", "execve", "exit_group", "write", "brk", "arch_prctl", "mmap", "munmap",
+			"set_tid_address", "getuid", "setuid", "setgid", "getgid", "readlink", "fcntl", "rt_sigprocmask", "rt_sigaction", "exit", "uname", "ioctl",
+		}}},
+	}
+	if out, exit := run(t, o); out != "fine\n" {
+		t.Errorf("output %q, exit %+v", out, exit)
+	}
+}
