@@ -15,6 +15,9 @@ func (s *Server) CreateContainer(ctx context.Context, req *runtimeapi.CreateCont
 	if err != nil {
 		return nil, err
 	}
+	if spec.PIDTarget, err = s.containerID(spec.PIDTarget); err != nil {
+		return nil, err
+	}
 	sandbox, err := s.sandboxID(req.GetPodSandboxId())
 	if err != nil {
 		return nil, err
@@ -39,7 +42,14 @@ func agree(sb runtime.SandboxSpec, c runtime.ContainerSpec, cfg *runtimeapi.Cont
 		return badRequest("config.linux.security_context.privileged: the sandbox is not privileged")
 	}
 	o := cfg.GetLinux().GetSecurityContext().GetNamespaceOptions()
-	if o != nil && sandboxNamespaces(o) != sb.Namespaces {
+	if o == nil {
+		return nil
+	}
+	want := sandboxNamespaces(o)
+	if c.PID != runtime.NamespacePod && sb.Namespaces.PID != runtime.NamespaceNode {
+		want.PID = sb.Namespaces.PID // it has one of its own, or another container's
+	}
+	if want != sb.Namespaces {
 		return badRequest("config.linux.security_context.namespace_options: they differ from the sandbox's")
 	}
 	return nil

@@ -48,6 +48,13 @@ func containerSpec(c *runtimeapi.ContainerConfig) (runtime.ContainerSpec, error)
 			ContainerPath: firstOf(d.GetContainerPath(), d.GetHostPath()), HostPath: d.GetHostPath(), Permissions: d.GetPermissions(),
 		})
 	}
+	switch o := c.GetLinux().GetSecurityContext().GetNamespaceOptions(); {
+	case o == nil: // as the sandbox
+	case o.GetPid() == runtimeapi.NamespaceMode_CONTAINER:
+		spec.PID = runtime.NamespaceContainer
+	case o.GetPid() == runtimeapi.NamespaceMode_TARGET:
+		spec.PID, spec.PIDTarget = runtime.NamespaceTarget, o.GetTargetId()
+	}
 	spec.Security, err = security(c.GetLinux().GetSecurityContext())
 	return spec, err
 }
@@ -84,6 +91,8 @@ func security(sc *runtimeapi.LinuxContainerSecurityContext) (runtime.Security, e
 	case p == nil:
 		//lint:ignore SA1019 old kubelets still send it
 		return out, oldSeccomp(&out, sc.GetSeccompProfilePath())
+	case p.GetProfileType() == runtimeapi.SecurityProfile_RuntimeDefault:
+		out.Seccomp = runtime.SeccompRuntimeDefault
 	case p.GetProfileType() == runtimeapi.SecurityProfile_Unconfined:
 		out.Seccomp = runtime.SeccompUnconfined
 	case p.GetProfileType() == runtimeapi.SecurityProfile_Localhost:
@@ -92,12 +101,13 @@ func security(sc *runtimeapi.LinuxContainerSecurityContext) (runtime.Security, e
 	return out, nil
 }
 
-// oldSeccomp reads the field that seccomp took the place of. Who says nothing at all gets the default
-// profile.
+// oldSeccomp reads the field that seccomp took the place of. Who says nothing at all is unconfined: so the
+// CRI's conformance suite has it, and a kubelet always says something.
 func oldSeccomp(s *runtime.Security, path string) error {
 	switch file, local := strings.CutPrefix(path, "localhost/"); {
-	case path == "" || path == "runtime/default" || path == "docker/default":
-	case path == "unconfined":
+	case path == "runtime/default" || path == "docker/default":
+		s.Seccomp = runtime.SeccompRuntimeDefault
+	case path == "" || path == "unconfined":
 		s.Seccomp = runtime.SeccompUnconfined
 	case local:
 		s.Seccomp, s.SeccompProfile = runtime.SeccompLocalhost, file

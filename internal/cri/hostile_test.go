@@ -40,8 +40,7 @@ func TestHostileSandboxes(t *testing.T) {
 		{"selinux_options", codes.Unimplemented, func(c *runtimeapi.PodSandboxConfig) {
 			c.Linux.SecurityContext.SelinuxOptions = &runtimeapi.SELinuxOption{Level: "s0"}
 		}},
-		{"namespace_options.pid", codes.Unimplemented, ns(func(o *runtimeapi.NamespaceOption) { o.Pid = runtimeapi.NamespaceMode_POD })},
-		{"namespace_options.pid", codes.Unimplemented, ns(func(o *runtimeapi.NamespaceOption) { o.Pid = runtimeapi.NamespaceMode_TARGET })},
+		{"namespace_options.pid", codes.InvalidArgument, ns(func(o *runtimeapi.NamespaceOption) { o.Pid = runtimeapi.NamespaceMode_TARGET })},
 		{"namespace_options.pid", codes.InvalidArgument, ns(func(o *runtimeapi.NamespaceOption) { o.Pid = 77 })},
 		{"namespace_options.network", codes.InvalidArgument, ns(func(o *runtimeapi.NamespaceOption) { o.Network = runtimeapi.NamespaceMode_CONTAINER })},
 		{"userns_options", codes.Unimplemented, ns(func(o *runtimeapi.NamespaceOption) { o.UsernsOptions = &runtimeapi.UserNamespace{} })},

@@ -168,8 +168,11 @@ func sandboxNamespaces(o *runtimeapi.NamespaceOption) runtime.Namespaces {
 	if o.GetNetwork() == runtimeapi.NamespaceMode_NODE {
 		n.Network = runtime.NamespaceNode
 	}
-	if o.GetPid() == runtimeapi.NamespaceMode_NODE {
+	switch o.GetPid() {
+	case runtimeapi.NamespaceMode_NODE:
 		n.PID = runtime.NamespaceNode
+	case runtimeapi.NamespaceMode_POD:
+		n.PID = runtime.NamespacePod
 	}
 	if o.GetIpc() == runtimeapi.NamespaceMode_NODE {
 		n.IPC = runtime.NamespaceNode

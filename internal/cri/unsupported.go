@@ -27,7 +27,7 @@ func refuseSandbox(c *runtimeapi.PodSandboxConfig) error {
 	}
 	sc := c.GetLinux().GetSecurityContext()
 	const at = "config.linux.security_context."
-	if err := refuseNamespaces(at, sc.GetNamespaceOptions()); err != nil {
+	if err := refuseNamespaces(at, false, sc.GetNamespaceOptions()); err != nil {
 		return err
 	}
 	return refuseLSM(at, sc.GetSelinuxOptions(), sc.GetApparmor(), "")
@@ -35,17 +35,20 @@ func refuseSandbox(c *runtimeapi.PodSandboxConfig) error {
 
 func bad(port, least int32) bool { return port < least || port > 65535 }
 
-func refuseNamespaces(at string, o *runtimeapi.NamespaceOption) error {
+func refuseNamespaces(at string, container bool, o *runtimeapi.NamespaceOption) error {
 	if o == nil {
 		return nil
 	}
 	at += "namespace_options."
 	switch o.GetPid() {
-	case runtimeapi.NamespaceMode_CONTAINER, runtimeapi.NamespaceMode_NODE:
-	case runtimeapi.NamespaceMode_POD:
-		return unsupported(at+"pid", "a PID namespace shared by the pod (POD) is not supported yet; use CONTAINER or NODE")
+	case runtimeapi.NamespaceMode_CONTAINER, runtimeapi.NamespaceMode_NODE, runtimeapi.NamespaceMode_POD:
 	case runtimeapi.NamespaceMode_TARGET:
-		return unsupported(at+"pid", "joining another container's PID namespace (TARGET) is not supported yet")
+		if !container {
+			return badRequest("%spid: only a container can join another one's (TARGET)", at)
+		}
+		if o.GetTargetId() == "" {
+			return badRequest("%starget_id: the container to join is missing", at)
+		}
 	default:
 		return badRequest("%spid: unknown value %d", at, o.GetPid())
 	}
@@ -90,7 +93,7 @@ func refuseContainer(c *runtimeapi.ContainerConfig) error {
 	}
 	sc := c.GetLinux().GetSecurityContext()
 	const at = "config.linux.security_context."
-	if err := refuseNamespaces(at, sc.GetNamespaceOptions()); err != nil {
+	if err := refuseNamespaces(at, true, sc.GetNamespaceOptions()); err != nil {
 		return err
 	}
 	if p := sc.GetSeccomp(); p != nil {

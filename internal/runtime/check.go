@@ -35,6 +35,9 @@ func (r *Runtime) checkSandbox(s SandboxSpec) error {
 	if s.CgroupParent != "" && (!strings.HasPrefix(s.CgroupParent, "/") || hasDotDot(s.CgroupParent) || filepath.Clean(s.CgroupParent) == "/") {
 		return invalid("cgroup parent %q must be an absolute path of a cgroup below the root", s.CgroupParent)
 	}
+	if n := s.Namespaces; n.PID == NamespaceTarget || n.Network > NamespaceNode || n.IPC > NamespaceNode {
+		return invalid("a sandbox's namespaces can't be those of one container")
+	}
 	if !r.Handler(s.Handler) {
 		return invalid("no runtime handler %q is configured", s.Handler)
 	}
@@ -78,6 +81,12 @@ func checkContainer(s ContainerSpec) error {
 		if _, err := parseSignal(s.StopSignal); err != nil {
 			return err
 		}
+	}
+	switch {
+	case s.PID == NamespaceNode || s.PID > NamespaceTarget:
+		return invalid("container %s: the PID namespace of the node is the sandbox's to choose", s.Name)
+	case (s.PID == NamespaceTarget) != (s.PIDTarget != ""):
+		return invalid("container %s: joining a container's PID namespace (TARGET) and the target's ID belong together", s.Name)
 	}
 	for _, e := range s.Env {
 		if e.Key == "" || strings.ContainsAny(e.Key, "=\x00") || strings.ContainsRune(string(e.Value), 0) {

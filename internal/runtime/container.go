@@ -224,6 +224,11 @@ func (c *container) makeSpec(ctx context.Context, img Image) (*specs.Spec, error
 		sandbox: c.sb.get(), container: st, image: img, who: who,
 		podDir: c.r.store.podDir(c.sb.id), oomAdj: c.r.oomAdj,
 	}
+	if st.Spec.PID == NamespaceTarget {
+		if b.target, err = c.targetPid(); err != nil {
+			return nil, err
+		}
+	}
 	return b.build()
 }
 
@@ -280,6 +285,9 @@ func (c *container) start(ctx context.Context) error {
 	}
 	if st := c.sb.get().State; st != SandboxReady {
 		return fmt.Errorf("its sandbox is %s: %w", st, errdefs.ErrFailedPrecondition)
+	}
+	if err := c.pidNamespaceLives(); err != nil {
+		return errors.Join(err, c.failed(ctx, err))
 	}
 	pid, err := c.launch(c.abortable(ctx))
 	c.notAbortable()

@@ -33,7 +33,9 @@ func daemonLife(dir string) error {
 		return err
 	}
 	ctx := context.Background()
-	sb, err := r.RunSandbox(ctx, pod("new"))
+	shared := pod("new")
+	shared.Namespaces.PID = NamespacePod // for the effects of its keeper
+	sb, err := r.RunSandbox(ctx, shared)
 	if err != nil {
 		return err
 	}

@@ -37,5 +37,6 @@
 //	containers/<id>.json    the same for a container
 //	pods/<sandbox id>/      hostname, hosts, resolv.conf and the mount point of /dev/shm
 //
-// Containers' bundles are under <run>/bundles, snapshots where the image room keeps them.
+// Containers' bundles are under <run>/bundles, snapshots where the image room keeps them. A sandbox has a
+// bundle, too, where its containers share a PID namespace: see keeper.go.
 package runtime

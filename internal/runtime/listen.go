@@ -30,6 +30,8 @@ func (r *Runtime) hear(e ShimEvent) {
 	case ShimExit:
 		if c := r.container(e.ContainerID); c != nil {
 			c.actor.do(func() error { return c.ended(e.Exit) })
+		} else if sb := r.sandbox(e.ContainerID); sb != nil {
+			r.keeperEnded(sb, e.Exit.Reason)
 		}
 	case ShimOOM:
 		if c := r.container(e.ContainerID); c != nil {
@@ -87,7 +89,8 @@ func (r *Runtime) reconcileOnce(ctx context.Context, sb *sandbox) error {
 		r.lost(sb)
 		return nil
 	}
-	if len(busy) == 0 {
+	keeper := sb.ledger.owns(kindTask, sb.id)
+	if len(busy) == 0 && !keeper {
 		return nil
 	}
 	ctx, cancel := r.shimContext(ctx)
@@ -100,6 +103,9 @@ func (r *Runtime) reconcileOnce(ctx context.Context, sb *sandbox) error {
 	known := map[string]TaskState{}
 	for _, t := range tasks {
 		known[t.ID] = t
+	}
+	if keeper && !known[sb.id].Running {
+		r.keeperEnded(sb, "its shim no longer knows it")
 	}
 	for _, c := range busy {
 		t, ok := known[c.id]

@@ -175,9 +175,11 @@ func (sb *sandbox) commit(state SandboxState) error {
 //	shim ───┘
 //	cgroup
 //	pod folder ── shm
-func (sb *sandbox) build(ctx context.Context) error {
+//
+// Last comes the keeper of a shared PID namespace.
+func (sb *sandbox) build(life context.Context) error {
 	r, spec := sb.r, sb.get().Spec
-	g, ctx := errgroup.WithContext(ctx)
+	g, ctx := errgroup.WithContext(life)
 	netns := make(chan string, 1)
 	g.Go(func() error {
 		defer close(netns)
@@ -208,7 +210,10 @@ func (sb *sandbox) build(ctx context.Context) error {
 			do: func(ctx context.Context) error { return r.cfg.Kernel.CreateCgroup(ctx, path, spec.Resources) }})
 	})
 	g.Go(func() error { return sb.makePodDir(ctx) })
-	return g.Wait()
+	if err := g.Wait(); err != nil || spec.Namespaces.PID != NamespacePod {
+		return err
+	}
+	return sb.startKeeper(life)
 }
 
 func (sb *sandbox) makeNetNS(ctx context.Context) (string, error) {
@@ -309,7 +314,7 @@ func (sb *sandbox) stop(ctx context.Context) error {
 	err := g.Wait()
 	uctx, cancel := sb.r.undoContext(ctx)
 	defer cancel()
-	err = errors.Join(err, sb.ledger.undoOne(uctx, kindNetwork, sb.id), sb.ledger.undoOne(uctx, kindNetNS, sb.id))
+	err = errors.Join(err, sb.endKeeper(uctx), sb.ledger.undoOne(uctx, kindNetwork, sb.id), sb.ledger.undoOne(uctx, kindNetNS, sb.id))
 	if err == nil && state == SandboxReady {
 		sb.r.emit(SandboxStoppedEv, sb, "")
 	}

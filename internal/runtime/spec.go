@@ -24,6 +24,7 @@ type specBuilder struct {
 	who       identity
 	podDir    string
 	oomAdj    int // the least that may be given
+	target    int // the process whose PID namespace is joined, for NamespaceTarget
 
 	out *specs.Spec
 }
@@ -124,8 +125,8 @@ func (b *specBuilder) namespaces() error {
 	}
 	add(specs.MountNamespace, "")
 	n := b.sandbox.Spec.Namespaces
-	if n.PID == NamespaceContainer {
-		add(specs.PIDNamespace, "")
+	if err := b.pidNamespace(add); err != nil {
+		return err
 	}
 	for _, x := range []struct {
 		t    specs.LinuxNamespaceType
@@ -152,6 +153,24 @@ func (b *specBuilder) namespaces() error {
 	b.out.Linux.Namespaces = out
 	return nil
 }
+
+// pidNamespace: the container's own choice goes before the pod's.
+func (b *specBuilder) pidNamespace(add func(specs.LinuxNamespaceType, string)) error {
+	pod := b.sandbox.Spec.Namespaces.PID
+	switch mode := b.container.Spec.PID; {
+	case mode == NamespaceTarget:
+		add(specs.PIDNamespace, pidNamespaceOf(b.target))
+	case mode == NamespaceContainer || pod == NamespaceContainer:
+		add(specs.PIDNamespace, "")
+	case pod == NamespacePod && b.sandbox.Pid == 0:
+		return fmt.Errorf("sandbox %s has no PID namespace", short(b.sandbox.ID))
+	case pod == NamespacePod:
+		add(specs.PIDNamespace, pidNamespaceOf(b.sandbox.Pid))
+	}
+	return nil
+}
+
+func pidNamespaceOf(pid int) string { return "/proc/" + strconv.Itoa(pid) + "/ns/pid" }
 
 // paths sets what of /proc and /sys is hidden.
 func (b *specBuilder) paths() error {

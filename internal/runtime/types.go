@@ -15,12 +15,14 @@ const (
 	NamespaceContainer
 	// NamespaceNode uses the host's.
 	NamespaceNode
+	// NamespaceTarget joins another container's; for a container's PID namespace only.
+	NamespaceTarget
 )
 
 // Namespaces is the choice for a pod. IPC also covers /dev/shm.
 type Namespaces struct {
 	Network NamespaceMode `json:"network"` // Pod or Node
-	PID     NamespaceMode `json:"pid"`     // Container or Node
+	PID     NamespaceMode `json:"pid"`     // Pod, Container or Node
 	IPC     NamespaceMode `json:"ipc"`     // Pod or Node
 }
 
@@ -92,6 +94,11 @@ type ContainerSpec struct {
 	TTY       bool   `json:"tty,omitempty"`
 	// StopSignal, such as "SIGTERM", goes before the image's.
 	StopSignal string `json:"stopSignal,omitempty"`
+
+	// PID is the container's own choice: Pod is what the sandbox says, Container a namespace of its own,
+	// Target that of the container PIDTarget of the same sandbox.
+	PID       NamespaceMode `json:"pid,omitempty"`
+	PIDTarget string        `json:"pidTarget,omitempty"`
 
 	Resources Resources `json:"resources"`
 	Security  Security  `json:"security"`
@@ -200,6 +207,8 @@ type SandboxStatus struct {
 	NetNS string `json:"netns,omitempty"`
 	IPC   string `json:"ipc,omitempty"`
 	UTS   string `json:"uts,omitempty"`
+	// Pid is that of the process that keeps a PID namespace which the pod's containers share, else 0.
+	Pid int `json:"pid,omitempty"`
 	// CgroupPath is the pod's cgroup below the hierarchies' roots.
 	CgroupPath string `json:"cgroupPath"`
 }
