@@ -96,7 +96,15 @@ func (c *cli) startNode(h *handle) error {
 	if err != nil {
 		return fmt.Errorf("find the berth binary: %w", err)
 	}
-	h.child = exec.Command(exe, "--root", c.root, "--run", c.run, "node", "--idle-exit", autoIdle.String())
+	args := []string{"--root", c.root, "--run", c.run}
+	if c.configFile != "" {
+		file, err := filepath.Abs(c.configFile)
+		if err != nil {
+			return fmt.Errorf("find %s: %w", c.configFile, err)
+		}
+		args = append(args, "--config", file)
+	}
+	h.child = exec.Command(exe, append(args, "node", "--idle-exit", autoIdle.String())...)
 	h.child.Dir = "/"
 	h.child.Stderr = log
 	h.child.SysProcAttr = &syscall.SysProcAttr{Setsid: true}

@@ -5,8 +5,6 @@ import (
 )
 
 func (c *cli) criCommand() *cobra.Command {
-	var f nodeFlags
-	f.cfg.CRIOnly = true
 	cmd := &cobra.Command{
 		Use:   "cri",
 		Short: "Run the daemon that serves the Container Runtime Interface to a kubelet",
@@ -17,14 +15,17 @@ Berth's own kubelet. Pods run on without it, and the next one takes them over.
 The socket can be used by its owner alone. One that a dead daemon left is replaced; where another
 program answers on it, the daemon does not start. Under systemd it says when it is ready.
 
+It is set up by /etc/berth/config.toml: "berth config default" explains every key. SIGHUP makes it
+read that again.
+
 The verbs that look after images and leftovers ("berth image", "berth fsck") work with it; its pods
 are the kubelet's, so look at them with kubectl or crictl.`,
 		Example: "  berth cri\n  berth cri --listen /run/berth/cri.sock --log-format json\n" +
 			"  kubelet --container-runtime-endpoint unix:///run/berth/cri.sock …\n" +
 			"  crictl --runtime-endpoint unix:///run/berth/cri.sock ps",
 		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return c.daemon(cmd.Context(), &f) },
+		RunE: func(cmd *cobra.Command, _ []string) error { return c.daemon(cmd, daemonOf{criOnly: true}) },
 	}
-	f.register(cmd)
+	register(cmd.Flags(), daemonSettings)
 	return cmd
 }

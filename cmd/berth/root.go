@@ -9,6 +9,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
+
+	"github.com/11f9778f/berth/internal/config"
 )
 
 // cli is what all verbs share: the three streams and where the node lives.
@@ -16,16 +18,11 @@ type cli struct {
 	in       *os.File
 	out, err io.Writer
 
-	root, run string // state that outlives a boot; state that dies with it
+	configFile string // --config
+	root, run  string // state that outlives a boot; state that dies with it
 }
 
 func newCLI(in, out, err *os.File) *cli { return &cli{in: in, out: out, err: err} }
-
-// The environment variables that stand in for flags.
-const (
-	envRoot = "BERTH_ROOT"
-	envRun  = "BERTH_RUN"
-)
 
 func (c *cli) command() *cobra.Command {
 	cmd := &cobra.Command{
@@ -48,15 +45,16 @@ is gone. "berth node" runs one for good.`,
 	}
 	cmd.SetOut(c.out)
 	cmd.SetErr(c.err)
-	cmd.PersistentFlags().StringVar(&c.root, "root", env(envRoot, "/var/lib/berth"), "folder for what outlives a boot: images, logs, pods ($"+envRoot+")")
-	cmd.PersistentFlags().StringVar(&c.run, "run", env(envRun, "/run/berth"), "folder for what dies with a boot: sockets, shims, journal ($"+envRun+")")
+	register(cmd.PersistentFlags(), folders)
+	cmd.PersistentFlags().StringVar(&c.configFile, "config", "", "configuration file (default "+config.DefaultPath+") ($"+envConfig+")")
+	cmd.MarkPersistentFlagFilename("config", "toml")
 	cmd.MarkPersistentFlagDirname("root")
 	cmd.MarkPersistentFlagDirname("run")
 	cmd.AddGroup(&cobra.Group{ID: "pods", Title: "Pods:"}, &cobra.Group{ID: "node", Title: "The node:"})
 	cmd.AddCommand(
 		grouped("pods", c.runCommand(), c.psCommand(), c.logsCommand(), c.execCommand(), c.rmCommand(), c.eventsCommand())...)
 	cmd.AddCommand(
-		grouped("node", c.nodeCommand(), c.criCommand(), c.imageCommand(), c.imagesCommand(), c.fsckCommand(), c.ociCommand(), c.demoCommand(), c.versionCommand())...)
+		grouped("node", c.nodeCommand(), c.criCommand(), c.configCommand(), c.imageCommand(), c.imagesCommand(), c.fsckCommand(), c.ociCommand(), c.demoCommand(), c.versionCommand())...)
 	cmd.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return &failure{err: err, remedy: "see " + cmd.CommandPath() + " --help", code: 2}
 	})
@@ -83,13 +81,11 @@ func (c *cli) prepare(cmd *cobra.Command) error {
 	if os.Geteuid() != 0 {
 		return fail(fmt.Sprintf("try again with: sudo %s", cmd.CommandPath()), "%s must be root, for it makes namespaces, mounts and cgroups", cmd.CommandPath())
 	}
-	for _, dir := range []*string{&c.root, &c.run} {
-		abs, err := filepath.Abs(*dir)
-		if err != nil {
-			return fmt.Errorf("find folder %s: %w", *dir, err)
-		}
-		*dir = abs
+	l, err := c.load(cmd, folders)
+	if err != nil {
+		return err
 	}
+	c.root, c.run = l.Root, l.Run
 	return nil
 }
 

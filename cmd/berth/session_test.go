@@ -112,19 +112,3 @@ func TestManifestsAreReadTogether(t *testing.T) {
 		t.Error("an empty manifest was taken")
 	}
 }
-
-func TestFlagsOfTheNode(t *testing.T) {
-	c := &cli{root: "/r", run: "/x", err: &bytes.Buffer{}}
-	f := nodeFlags{subnets: []string{"10.1.2.3/24"}, level: "debug", jsonLogs: "json"}
-	cfg, err := f.config(c)
-	if err != nil || cfg.Subnets[0].String() != "10.1.2.0/24" || cfg.Root != "/r" {
-		t.Errorf("%+v, %v", cfg, err)
-	}
-	for _, bad := range []nodeFlags{
-		{subnets: []string{"ten"}, level: "info", jsonLogs: "text"}, {level: "loud", jsonLogs: "text"}, {level: "info", jsonLogs: "xml"},
-	} {
-		if _, err := bad.config(c); err == nil {
-			t.Errorf("%+v was taken", bad)
-		}
-	}
-}

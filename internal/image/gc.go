@@ -102,16 +102,16 @@ func (s *Store) collect() error {
 
 // keepForRetry spares the whole parts of a pull that failed for a passing reason from collection.
 func (s *Store) keepForRetry(c *contents, err error) {
-	if s.cfg.KeepForRetry <= 0 || !isCancel(err) && !errors.Is(err, ErrUnavailable) {
+	if s.tunable.Load().KeepForRetry <= 0 || !isCancel(err) && !errors.Is(err, ErrUnavailable) {
 		return
 	}
-	until := time.Now().Add(s.cfg.KeepForRetry)
+	until := time.Now().Add(s.tunable.Load().KeepForRetry)
 	s.mu.Lock()
 	for _, d := range c.digests() {
 		s.keep[d] = until
 	}
 	s.mu.Unlock()
-	time.AfterFunc(s.cfg.KeepForRetry+time.Second, func() { wake(s.settle) })
+	time.AfterFunc(s.tunable.Load().KeepForRetry+time.Second, func() { wake(s.settle) })
 }
 
 // settler syncs layers after they came, and collects what nobody wants.

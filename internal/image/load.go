@@ -107,8 +107,8 @@ func (s *Store) eachKept(dir string, use func(digest.Digest, fs.DirEntry) bool) 
 			}
 			continue
 		}
-		if fi, err := e.Info(); err == nil && s.cfg.KeepForRetry > 0 {
-			if until := fi.ModTime().Add(s.cfg.KeepForRetry); until.After(time.Now()) {
+		if fi, err := e.Info(); err == nil && s.tunable.Load().KeepForRetry > 0 {
+			if until := fi.ModTime().Add(s.tunable.Load().KeepForRetry); until.After(time.Now()) {
 				s.keep[d] = until
 				time.AfterFunc(time.Until(until)+time.Second, func() { wake(s.settle) })
 			}

@@ -42,6 +42,15 @@ type Config struct {
 	KeepForRetry time.Duration
 }
 
+// Tunable is the part of Config that can be changed while the store is open.
+type Tunable struct {
+	PlainHTTP    []string
+	KeepForRetry time.Duration
+}
+
+// Tune changes it: for pulls that begin from now on.
+func (s *Store) Tune(t Tunable) { s.tunable.Store(&t) }
+
 // Retry is the back-off after a registry's 408, 429, 5xx or broken connection.
 type Retry struct {
 	// Attempts is how often in a row something may fail without a byte of progress; 0 is 5.

@@ -129,7 +129,7 @@ func (s *Store) client(ref reference.Reference, o PullOptions) (*registry.Client
 	r := s.cfg.Retry
 	return registry.New(ref, registry.Options{
 		Keychain: keychain, Transport: s.cfg.Transport,
-		PlainHTTP: slices.Concat(s.cfg.PlainHTTP, o.PlainHTTP),
+		PlainHTTP: slices.Concat(s.tunable.Load().PlainHTTP, o.PlainHTTP),
 		Retry:     registry.Retry{Attempts: r.Attempts, Base: r.Base, Max: r.Max, Stall: r.Stall},
 	})
 }

@@ -11,6 +11,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/containerd/platforms"
@@ -27,7 +28,8 @@ import (
 // Lock order: disk before mu. Under mu there is no system call.
 type Store struct {
 	layout
-	cfg      Config
+	cfg      Config // but for what is in tunable
+	tunable  atomic.Pointer[Tunable]
 	log      *slog.Logger
 	platform ispec.Platform
 	boot     string
@@ -126,6 +128,7 @@ func newStore(c Config) (*Store, error) {
 		settle:    make(chan struct{}, 1),
 		overlay:   sync.OnceValue(checkOverlay),
 	}
+	s.Tune(Tunable{PlainHTTP: c.PlainHTTP, KeepForRetry: c.KeepForRetry})
 	if err := s.makeDirs(); err != nil {
 		return nil, s.remedy(err)
 	}

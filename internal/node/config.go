@@ -7,6 +7,9 @@ import (
 	"net/netip"
 	"path/filepath"
 	"time"
+
+	"github.com/11f9778f/berth/internal/cri/streaming"
+	"github.com/11f9778f/berth/internal/shim/client"
 )
 
 // DefaultRun is the run directory of the machine's one node, whose things are simply called berth.
@@ -33,14 +36,27 @@ type Config struct {
 	GroupSize int
 	// IdleExit ends the node when it had no pod and no call for so long; 0 never.
 	IdleExit time.Duration
-	// PlainHTTP are registries that may be spoken to without TLS; loopback addresses always may.
-	PlainHTTP []string
+	// Downloads and Unpacks bound the layers that are fetched and unpacked at once; 0 is the store's default.
+	Downloads, Unpacks int
+	// Streaming says where exec, attach and port-forward are served; the zero value is loopback.
+	Streaming streaming.Config
+	Tunable
 	// NodeName is what pods are told; empty is the machine's host name.
 	NodeName string
 	// Exe is the binary that the demo image is made from; empty is /proc/self/exe.
 	Exe string
 	// Log gets what an operator should read. Required.
 	Log *slog.Logger
+}
+
+// Tunable is the part of Config that a running node can change: see Node.Tune.
+type Tunable struct {
+	// PlainHTTP are registries that may be spoken to without TLS; loopback addresses always may.
+	PlainHTTP []string
+	// KeepForRetry is how long the whole layers of a pull that broke off stay for its repetition.
+	KeepForRetry time.Duration
+	// Handlers are the RuntimeClass handlers beside the node's own, by name.
+	Handlers map[string]client.Handler
 }
 
 // Names are the things of a node that the machine has only one name space for.

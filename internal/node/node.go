@@ -5,10 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -86,7 +88,10 @@ func (n *Node) claim() error {
 
 // open opens the rooms, the lowest first. What an earlier node left is taken over here.
 func (n *Node) open(ctx context.Context) error {
-	store, err := image.Open(image.Config{Root: n.cfg.Root, PlainHTTP: n.cfg.PlainHTTP, Log: n.cfg.Log})
+	store, err := image.Open(image.Config{
+		Root: n.cfg.Root, PlainHTTP: n.cfg.PlainHTTP, KeepForRetry: n.cfg.KeepForRetry,
+		Downloads: n.cfg.Downloads, Unpacks: n.cfg.Unpacks, Log: n.cfg.Log,
+	})
 	if err != nil {
 		return err
 	}
@@ -98,19 +103,24 @@ func (n *Node) open(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	n.shims, err = client.Open(ctx, client.Config{RunDir: n.cfg.Run, GroupSize: n.cfg.GroupSize, Spare: n.cfg.IdleExit == 0, Logger: n.cfg.Log})
+	n.shims, err = client.Open(ctx, client.Config{
+		RunDir: n.cfg.Run, Handlers: n.cfg.Handlers, GroupSize: n.cfg.GroupSize, Spare: n.cfg.IdleExit == 0, Logger: n.cfg.Log,
+	})
 	if err != nil {
 		return err
 	}
 	n.runtime, err = runtime.Open(ctx, runtime.Config{
-		RunDir: n.cfg.Run, CgroupParent: n.cfg.Names.CgroupParent,
+		RunDir: n.cfg.Run, CgroupParent: n.cfg.Names.CgroupParent, Handlers: slices.Sorted(maps.Keys(n.cfg.Handlers)),
 		Images: machine.Images(store), Network: machine.Network(n.network), Shims: machine.Shims(n.shims), Kernel: machine.Kernel{},
 		Logger: n.cfg.Log,
 	})
 	if err != nil {
 		return err
 	}
-	n.cri, err = cri.New(cri.Config{Runtime: n.runtime, Images: n.store, SnapshotDir: filepath.Join(n.cfg.Root, "snapshots"), Version: n.version, Logger: n.cfg.Log})
+	n.cri, err = cri.New(cri.Config{
+		Runtime: n.runtime, Images: n.store, SnapshotDir: filepath.Join(n.cfg.Root, "snapshots"), Version: n.version,
+		Streaming: n.cfg.Streaming, Logger: n.cfg.Log,
+	})
 	if err != nil {
 		return err
 	}
@@ -122,6 +132,13 @@ func (n *Node) open(ctx context.Context) error {
 		Runtime: n.cri, Images: imageService{n.cri}, Logger: n.cfg.Log,
 	})
 	return err
+}
+
+// Tune changes a node that is ready, for what begins from now on. Pods that run keep what they have.
+func (n *Node) Tune(t Tunable) {
+	n.store.Tune(image.Tunable{PlainHTTP: t.PlainHTTP, KeepForRetry: t.KeepForRetry})
+	n.shims.SetHandlers(t.Handlers)
+	n.runtime.SetHandlers(slices.Sorted(maps.Keys(t.Handlers)))
 }
 
 // listen makes a socket that goes when the node does.

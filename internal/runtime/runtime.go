@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"path"
+	"slices"
 	"sync"
 	"time"
 
@@ -150,20 +151,21 @@ func (r *Runtime) quiesce(patience time.Duration) {
 func nothing() error { return nil }
 
 // Handler tells whether a RuntimeClass handler exists.
-func (r *Runtime) Handler(name string) bool {
-	if name == "" {
-		return true
-	}
-	for _, h := range r.cfg.Handlers {
-		if h == name {
-			return true
-		}
-	}
-	return false
-}
+func (r *Runtime) Handler(name string) bool { return slices.Contains(r.Handlers(), name) }
 
 // Handlers lists the RuntimeClass handlers, the node's own ("") first.
-func (r *Runtime) Handlers() []string { return append([]string{""}, r.cfg.Handlers...) }
+func (r *Runtime) Handlers() []string {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return append([]string{""}, r.cfg.Handlers...)
+}
+
+// SetHandlers replaces Config.Handlers. Sandboxes that are there keep theirs.
+func (r *Runtime) SetHandlers(names []string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.cfg.Handlers = names
+}
 
 // Sandboxes lists the sandboxes that are ready or stopped, in no order.
 func (r *Runtime) Sandboxes() []SandboxStatus {

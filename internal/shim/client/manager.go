@@ -158,8 +158,17 @@ func (m *Manager) Acquire(ctx context.Context, p Placement) (*Shim, error) {
 	return g.shim, nil
 }
 
+// SetHandlers replaces Config.Handlers. Shims that run keep what they were started with.
+func (m *Manager) SetHandlers(rows map[string]Handler) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.cfg.Handlers = rows
+}
+
 func (m *Manager) handler(name string) (Handler, error) {
+	m.mu.Lock()
 	h, ok := m.cfg.Handlers[name]
+	m.mu.Unlock()
 	if !ok && name != "" {
 		return h, fmt.Errorf("runtime handler %q: %w", name, errdefs.ErrNotFound)
 	}

@@ -1,0 +1,138 @@
+package main
+
+import (
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/11f9778f/berth/internal/config"
+	"github.com/11f9778f/berth/internal/cri/streaming"
+	"github.com/11f9778f/berth/internal/node"
+	"github.com/11f9778f/berth/internal/shim/client"
+)
+
+// setting is a flag that stands for a key of the configuration. Its environment variable, if it has one,
+// also reaches a node that another verb starts.
+type setting struct {
+	flag, env, key string
+	usage          string
+}
+
+// folders are settings of every verb.
+var folders = []setting{
+	{"root", "BERTH_ROOT", "root", "folder for what outlives a boot: images, logs, pods"},
+	{"run", "BERTH_RUN", "run", "folder for what dies with a boot: sockets, shims, journal"},
+}
+
+// daemonSettings are those of berth node and berth cri.
+var daemonSettings = []setting{
+	{"listen", "BERTH_CRI_SOCKET", "cri.socket", "unix socket to serve the CRI on"},
+	{"bridge", "BERTH_BRIDGE", "network.bridge", "name of the network bridge"},
+	{"subnet", "BERTH_SUBNET", "network.subnets", "pods' address ranges, one of each family"},
+	{"nft-table", "BERTH_NFT_TABLE", "network.nft_table", "name of the nftables table"},
+	{"cgroup-parent", "BERTH_CGROUP_PARENT", "cgroup.parent", "cgroup above all pods"},
+	{"group-size", "BERTH_GROUP_SIZE", "shims.group_size", "pods that one shim keeps at most"},
+	{"plain-http", "BERTH_PLAIN_HTTP", "images.plain_http", "registries to speak to without TLS"},
+	{"node-name", "BERTH_NODE_NAME", "node_name", "name that pods are told"},
+	{"log-level", "BERTH_LOG_LEVEL", "log.level", "debug, info, warn or error"},
+	{"log-format", "BERTH_LOG_FORMAT", "log.format", "text or json"},
+}
+
+func allSettings() []setting { return slices.Concat(folders, daemonSettings) }
+
+const envConfig = "BERTH_CONFIG"
+
+// text is the value of a flag that stands for a key: it is checked with the rest of the configuration.
+type text struct{ value, kind string }
+
+func (t *text) String() string { return t.value }
+func (t *text) Type() string   { return t.kind }
+
+// Set takes a value; a list grows by it.
+func (t *text) Set(s string) error {
+	if t.kind == "list" && t.value != "" {
+		s = t.value + "," + s
+	}
+	t.value = s
+	return nil
+}
+
+// register adds the settings' flags.
+func register(fl *pflag.FlagSet, settings []setting) {
+	for _, s := range settings {
+		kind := "string"
+		if s.flag == "subnet" || s.flag == "plain-http" {
+			kind = "list"
+		}
+		fl.Var(&text{kind: kind}, s.flag, fmt.Sprintf("%s (%s in the configuration, $%s)", s.usage, s.key, s.env))
+	}
+}
+
+// load reads the configuration and lays the environment and the flags of cmd over it.
+func (c *cli) load(cmd *cobra.Command, settings []setting) (*config.Loaded, error) {
+	path := c.configFile
+	if path == "" {
+		path = os.Getenv(envConfig)
+	}
+	required := path != ""
+	if !required {
+		path = config.DefaultPath
+	}
+	l, err := config.Load(path, required)
+	if err != nil {
+		return nil, err
+	}
+	for _, s := range settings {
+		value, origin := os.Getenv(s.env), "$"+s.env
+		if f := cmd.Flag(s.flag); f != nil && f.Changed {
+			value, origin = f.Value.String(), "--"+s.flag
+		} else if value == "" {
+			continue
+		}
+		if s.key == "root" || s.key == "run" || s.key == "cri.socket" {
+			abs, err := filepath.Abs(strings.TrimPrefix(value, "unix://"))
+			if err != nil {
+				return nil, fmt.Errorf("find %s %s: %w", origin, value, err)
+			}
+			value = abs
+		}
+		if err := l.Set(s.key, value, origin); err != nil {
+			return nil, err
+		}
+	}
+	return l, l.Check()
+}
+
+// nodeConfig is what the configuration means for a node.
+func nodeConfig(l *config.Loaded, log *slog.Logger) node.Config {
+	cfg := node.Config{
+		Root: l.Root, Run: l.Run, NodeName: l.NodeName, CRISocket: l.CRI.Socket,
+		Names:     node.Names{Bridge: l.Network.Bridge, Table: l.Network.NftTable, CgroupParent: l.Cgroup.Parent},
+		Subnets:   l.Network.Subnets,
+		GroupSize: l.Shims.GroupSize,
+		Downloads: l.Images.Downloads, Unpacks: l.Images.Unpacks,
+		Streaming: streaming.Config{
+			Address: l.Streaming.Address, Advertise: l.Streaming.Advertise, IdleTimeout: l.Streaming.IdleTimeout.Duration,
+		},
+		Tunable: tunable(l),
+		Log:     log,
+	}
+	if s := l.Streaming; s.TLS {
+		cfg.Streaming.TLS = &streaming.TLS{CertFile: s.CertFile, KeyFile: s.KeyFile, ClientCAFile: s.ClientCAFile}
+	}
+	return cfg
+}
+
+func tunable(l *config.Loaded) node.Tunable {
+	t := node.Tunable{PlainHTTP: l.Images.PlainHTTP, KeepForRetry: l.Images.KeepForRetry.Duration, Handlers: map[string]client.Handler{}}
+	for name, h := range l.Handlers {
+		t.Handlers[name] = client.Handler{Binary: h.Shim, Foreign: filepath.Base(h.Shim) != client.DefaultBinary}
+	}
+	return t
+}

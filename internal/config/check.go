@@ -1,0 +1,171 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+)
+
+// maxSocket is the kernel's limit for the path of a unix socket.
+const maxSocket = 107
+
+var (
+	linkName    = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]*$`)
+	handlerName = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
+)
+
+// Check tells every value that can't be right, with its key and where it came from.
+func (l *Loaded) Check() error {
+	c := &checker{l: l}
+	c.paths()
+	c.oneOf("log.level", l.Log.Level, "debug", "info", "warn", "error")
+	c.oneOf("log.format", l.Log.Format, "text", "json")
+	c.streaming()
+	c.within("shims.group_size", l.Shims.GroupSize, 1, 1000)
+	c.handlers()
+	c.network()
+	c.images()
+	if p := l.Cgroup.Parent; p != "" && (!strings.HasPrefix(p, "/") || filepath.Clean(p) != p || p == "/") {
+		c.bad("cgroup.parent", "%q is no cgroup: write it like \"/berth\"", p)
+	}
+	slices.SortFunc(c.errs, func(a, b error) int { return strings.Compare(a.Error(), b.Error()) })
+	return errors.Join(c.errs...)
+}
+
+type checker struct {
+	l    *Loaded
+	errs []error
+}
+
+func (c *checker) bad(key, format string, args ...any) {
+	c.errs = append(c.errs, fmt.Errorf("%s: %s: %s", c.l.Origin(key), key, fmt.Sprintf(format, args...)))
+}
+
+func (c *checker) oneOf(key, value string, known ...string) {
+	if !slices.Contains(known, value) {
+		c.bad(key, "there is no %q: use %s or %s", value, strings.Join(known[:len(known)-1], ", "), known[len(known)-1])
+	}
+}
+
+func (c *checker) within(key string, n, least, most int) {
+	if n < least || n > most {
+		c.bad(key, "%d is not from %d to %d", n, least, most)
+	}
+}
+
+// absolute checks a path; empty ones are somebody else's business.
+func (c *checker) absolute(key, path string) {
+	if path != "" && !filepath.IsAbs(path) {
+		c.bad(key, "%q is no absolute path", path)
+	}
+}
+
+// address checks host:port; empty is fine.
+func (c *checker) address(key, a string) {
+	if a == "" {
+		return
+	}
+	if _, port, err := net.SplitHostPort(a); err != nil || !isPort(port) {
+		c.bad(key, "%q is no address: write it like \"127.0.0.1:9745\"", a)
+	}
+}
+
+func isPort(s string) bool {
+	n, err := net.LookupPort("tcp", s)
+	return err == nil && n >= 0 && s != ""
+}
+
+func (c *checker) paths() {
+	for key, path := range map[string]string{"root": c.l.Root, "run": c.l.Run} {
+		if path == "" {
+			c.bad(key, "a folder is needed")
+		}
+		c.absolute(key, path)
+	}
+	c.absolute("cri.socket", c.l.CRI.Socket)
+	if n := len(c.l.CRI.Socket); n > maxSocket {
+		c.bad("cri.socket", "the path has %d bytes, and a socket's may have %d", n, maxSocket)
+	}
+}
+
+func (c *checker) streaming() {
+	s := c.l.Streaming
+	if s.Address == "" {
+		c.bad("streaming.address", "an address is needed, as \"127.0.0.1:0\"")
+	}
+	c.address("streaming.address", s.Address)
+	for key, file := range map[string]string{"cert_file": s.CertFile, "key_file": s.KeyFile, "client_ca_file": s.ClientCAFile} {
+		key = "streaming." + key
+		c.absolute(key, file)
+		if file != "" && !s.TLS {
+			c.bad(key, "it has no effect without streaming.tls = true")
+		}
+	}
+	if (s.CertFile == "") != (s.KeyFile == "") {
+		key := "streaming.cert_file"
+		if s.CertFile == "" {
+			key = "streaming.key_file"
+		}
+		c.bad(key, "streaming.cert_file and streaming.key_file are needed both, or neither")
+	}
+	if s.IdleTimeout.Duration <= 0 {
+		c.bad("streaming.idle_timeout", "it must be longer than nothing")
+	}
+}
+
+func (c *checker) handlers() {
+	for name, h := range c.l.Handlers {
+		key := "handlers." + quoteKey(name)
+		if !handlerName.MatchString(name) {
+			c.bad(key, "a handler is called by a DNS label: small letters, digits and dashes, 63 bytes at most")
+		}
+		switch {
+		case h.Shim == "":
+			c.bad(key, "%s.shim, its binary, is missing", key)
+		case strings.Contains(h.Shim, "/") && !filepath.IsAbs(h.Shim):
+			c.bad(key+".shim", "%q is neither a name nor an absolute path", h.Shim)
+		}
+	}
+}
+
+func (c *checker) network() {
+	n := c.l.Network
+	var have4, have6 bool
+	for _, s := range n.Subnets {
+		switch is4 := s.Addr().Is4(); {
+		case s != s.Masked():
+			c.bad("network.subnets", "%s has bits beyond its length: did you mean %s?", s, s.Masked())
+		case is4 && have4, !is4 && have6:
+			c.bad("network.subnets", "%s is the second of its family, and there can be one", s)
+		default:
+			have4, have6 = have4 || is4, have6 || !is4
+		}
+	}
+	for key, name := range map[string]string{"network.bridge": n.Bridge, "network.nft_table": n.NftTable} {
+		most := 64
+		if key == "network.bridge" {
+			most = 15
+		}
+		if name != "" && (len(name) > most || !linkName.MatchString(name)) {
+			c.bad(key, "%q: at most %d letters, digits, dots and dashes", name, most)
+		}
+	}
+}
+
+func (c *checker) images() {
+	i := c.l.Images
+	c.within("images.downloads", i.Downloads, 1, 1000)
+	c.within("images.unpacks", i.Unpacks, 0, 1000)
+	if i.KeepForRetry.Duration < 0 {
+		c.bad("images.keep_for_retry", "it can't be less than nothing")
+	}
+	for _, host := range i.PlainHTTP {
+		if host == "" || strings.ContainsAny(host, "/ \t") {
+			c.bad("images.plain_http", "%q is no host: write it like \"registry.local:5000\"", host)
+		}
+	}
+}

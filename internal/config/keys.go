@@ -1,0 +1,118 @@
+package config
+
+import (
+	"net/netip"
+	"time"
+)
+
+// Config is all that can be configured. The comments below are the documentation that users get: they
+// are copied to default.toml (go test ./internal/config -update). The tag reload marks what a running
+// daemon takes over on SIGHUP; everything else needs a restart.
+type Config struct {
+	// Folder for what outlives a boot: images, snapshots, pods, logs. An absolute path.
+	Root string `toml:"root"`
+	// Folder for what dies with a boot: sockets, shims, journal, pinned namespaces. An absolute path of at
+	// most 73 bytes. What the node is called on the machine follows from it.
+	Run string `toml:"run"`
+	// Name of the node that pods of "berth node" are told. Empty is the host's name.
+	NodeName string `toml:"node_name"`
+
+	Log       Log       `toml:"log"`
+	CRI       CRI       `toml:"cri"`
+	Streaming Streaming `toml:"streaming"`
+	Shims     Shims     `toml:"shims"`
+	// RuntimeClass handlers, a table for each, called as the RuntimeClass's handler is. Pods without a
+	// handler are kept by Berth's own shim.
+	Handlers map[string]Handler `toml:"handlers" reload:"yes"`
+	Network  Network            `toml:"network"`
+	Images   Images             `toml:"images"`
+	Cgroup   Cgroup             `toml:"cgroup"`
+}
+
+// Log is what the daemon says on standard error.
+type Log struct {
+	// The least important messages that are said: "debug", "info", "warn" or "error".
+	Level string `toml:"level" reload:"yes"`
+	// "text" for people, "json" for machines: one object a line.
+	Format string `toml:"format"`
+}
+
+// CRI is the Container Runtime Interface.
+type CRI struct {
+	// Unix socket that a kubelet's --container-runtime-endpoint points to. Empty is cri.sock in the run
+	// folder. Its folder is made if it is missing, and must not be writable by others.
+	Socket string `toml:"socket"`
+}
+
+// Streaming is where exec, attach and port-forward are served.
+type Streaming struct {
+	// Address to listen on. Port 0 lets the kernel choose. Whoever reaches it and knows a URL, which is
+	// good for one use, gets the stream: keep it on loopback unless the kubelet is elsewhere.
+	Address string `toml:"address"`
+	// Host, or host:port, that URLs name if it is not the address itself.
+	Advertise string `toml:"advertise"`
+	// Serve https instead of http. Without the two files below, with a certificate made at each start.
+	TLS bool `toml:"tls"`
+	// Certificate and key for https, PEM. They are read again when they change.
+	CertFile string `toml:"cert_file"`
+	KeyFile  string `toml:"key_file"`
+	// Authorities, PEM: only clients with a certificate of theirs are let in.
+	ClientCAFile string `toml:"client_ca_file"`
+	// A connection on which nothing has moved for so long is ended.
+	IdleTimeout Duration `toml:"idle_timeout"`
+}
+
+// Shims is how Berth's own shims keep pods.
+type Shims struct {
+	// Pods that one shim process keeps at most. 1 is the strictest: each pod has a process of its own.
+	// Pods of two namespaces never share one.
+	GroupSize int `toml:"group_size"`
+}
+
+// Handler is a row of the RuntimeClass handlers.
+type Handler struct {
+	// The shim's binary: an absolute path, or a name in the folder of berth's own binary or in PATH.
+	Shim string `toml:"shim"`
+}
+
+// Network is the built-in bridge.
+type Network struct {
+	// The pods' address ranges, at most one of each family, as "10.88.0.0/16". Empty lets Berth choose one
+	// that the host has no route for.
+	Subnets []netip.Prefix `toml:"subnets"`
+	// Name of the bridge, 15 bytes at most. Empty follows from the run folder: berth0 for /run/berth.
+	Bridge string `toml:"bridge"`
+	// Name of the nftables table. Empty follows from the run folder: berth for /run/berth.
+	NftTable string `toml:"nft_table"`
+}
+
+// Images is the image store.
+type Images struct {
+	// Registries ("host" or "host:port") that may be spoken to without TLS. Loopback addresses always may.
+	PlainHTTP []string `toml:"plain_http" reload:"yes"`
+	// Layers that are fetched at once, over all pulls.
+	Downloads int `toml:"downloads"`
+	// Layers that are unpacked at once, over all pulls. 0 is the number of processors, at least 2.
+	Unpacks int `toml:"unpacks"`
+	// How long the whole layers of a pull that broke off stay for its repetition. "0s" keeps none.
+	KeepForRetry Duration `toml:"keep_for_retry" reload:"yes"`
+}
+
+// Cgroup is where limits are.
+type Cgroup struct {
+	// Cgroup above all pods that bring no parent of their own. Empty follows from the run folder: /berth
+	// for /run/berth.
+	Parent string `toml:"parent"`
+}
+
+// Default is what holds where nothing is configured.
+func Default() Config {
+	return Config{
+		Root: "/var/lib/berth", Run: "/run/berth",
+		Log:       Log{Level: "info", Format: "text"},
+		Streaming: Streaming{Address: "127.0.0.1:0", IdleTimeout: Duration{4 * time.Hour}},
+		Shims:     Shims{GroupSize: 32},
+		Handlers:  map[string]Handler{},
+		Images:    Images{Downloads: 6, KeepForRetry: Duration{10 * time.Minute}},
+	}
+}
