@@ -31,6 +31,8 @@ type Container struct {
 	init   *Process
 	stage  *stage.Stage // until Start
 	filter *seccomp.Filter
+	// twoSteps: the child was born twice, so it is in its cgroup and namespaces already (see secondStep).
+	twoSteps bool
 }
 
 // launcher is the sealed first program, one for the whole process: it is a constant of the binary.
@@ -38,12 +40,6 @@ var launcher = sync.OnceValues(stage.NewLauncher)
 
 // held is what this process may give to others.
 var held = sync.OnceValues(caps.Current)
-
-var cloneFlags = map[specs.LinuxNamespaceType]uintptr{
-	specs.PIDNamespace: unix.CLONE_NEWPID, specs.NetworkNamespace: unix.CLONE_NEWNET, specs.MountNamespace: unix.CLONE_NEWNS,
-	specs.IPCNamespace: unix.CLONE_NEWIPC, specs.UTSNamespace: unix.CLONE_NEWUTS, specs.CgroupNamespace: unix.CLONE_NEWCGROUP,
-	specs.UserNamespace: unix.CLONE_NEWUSER,
-}
 
 func (o CreateOptions) rootPath() string {
 	if filepath.IsAbs(o.Spec.Root.Path) {
@@ -115,43 +111,6 @@ func create(ctx context.Context, o CreateOptions) (_ *Container, err error) {
 	return c, c.furnish(ctx, o, root)
 }
 
-// launch starts the child in its new namespaces.
-func (c *Container) launch(ctx context.Context, o CreateOptions) error {
-	defer trace.Start(ctx, "engine.clone")()
-	l, err := launcher()
-	if err != nil {
-		return err
-	}
-	a := stage.Attr{Stdin: o.Stdio.In, Stdout: o.Stdio.Out, Stderr: o.Stdio.Err, Extra: o.Files}
-	var joinPID *os.File
-	for _, ns := range o.Spec.Linux.Namespaces {
-		switch {
-		case ns.Path == "" && ns.Type != specs.CgroupNamespace: // that one must follow the join
-			a.Cloneflags |= cloneFlags[ns.Type]
-		case ns.Type == specs.PIDNamespace:
-			f, err := os.Open(ns.Path)
-			if err != nil {
-				return fmt.Errorf("linux.namespaces: pid: %w", err)
-			}
-			defer f.Close()
-			joinPID = f
-		}
-	}
-	if v2, err := c.group.FD(); err == nil {
-		defer v2.Close()
-		a.Cgroup = v2
-	}
-	s, err := startIn(joinPID, func() (*stage.Stage, error) { return l.Start(a) })
-	if err != nil {
-		return err
-	}
-	c.stage = s
-	c.init = newProcess(s.Pid, s.PidFD, true)
-	c.state.Pid = s.Pid
-	c.state.StartTime, err = startTime(s.Pid)
-	return err
-}
-
 // confine applies limits: to the cgroup, which the child joins later by itself, and to the child.
 func (c *Container) confine(ctx context.Context, o CreateOptions) error {
 	defer trace.Start(ctx, "engine.confine")()
@@ -174,19 +133,11 @@ func (c *Container) furnish(ctx context.Context, o CreateOptions, root *os.File)
 		return err
 	}
 	defer u.close()
-	entries, err := c.group.Entries()
-	if err != nil {
+	if err := c.join(u); err != nil {
 		return err
 	}
-	joinGroup(u.p, entries)
-	u.files = append(u.files, entries...)
 	u.do("start a session", unix.SYS_SETSID).Tolerate(unix.EPERM)
-	if err := u.namespaces(); err != nil {
-		return err
-	}
-	if c.newNamespace(specs.CgroupNamespace) {
-		u.do("new cgroup namespace", unix.SYS_UNSHARE, stage.Int(unix.CLONE_NEWCGROUP))
-	}
+	u.do("set umask", unix.SYS_UMASK, stage.Int(0)) // modes are as they are asked for
 	u.attachRoot()
 	if err := u.mounts(); err != nil {
 		return err
@@ -216,6 +167,28 @@ func (c *Container) furnish(ctx context.Context, o CreateOptions, root *os.File)
 	return err
 }
 
+// join takes the child into its cgroup and the namespaces that it was not born in.
+func (c *Container) join(u *setup) error {
+	if c.twoSteps {
+		return nil
+	}
+	entries, err := c.group.Entries()
+	if err != nil {
+		return err
+	}
+	u.files = append(u.files, entries...)
+	joinGroup(u.p, entries)
+	joined, err := joinNamespaces(u.p, c.spec)
+	u.files = append(u.files, joined...)
+	if err != nil {
+		return err
+	}
+	if c.newNamespace(specs.CgroupNamespace) {
+		u.do("new cgroup namespace", unix.SYS_UNSHARE, stage.Int(unix.CLONE_NEWCGROUP))
+	}
+	return nil
+}
+
 // joinGroup lets the child join a cgroup v1 itself: see cgroup.Group.Entries.
 func joinGroup(p *stage.Program, entries []*os.File) {
 	for _, f := range entries {
@@ -229,15 +202,6 @@ func childError(err error) error {
 		return errors.New("the container's first process was killed while it was being set up (is the memory limit too small?)")
 	}
 	return err
-}
-
-func (c *Container) newNamespace(t specs.LinuxNamespaceType) bool {
-	for _, ns := range c.spec.Linux.Namespaces {
-		if ns.Type == t {
-			return ns.Path == ""
-		}
-	}
-	return false
 }
 
 // undo removes what a failed create has made. It does not use the caller's context, which may be why
@@ -273,7 +237,7 @@ func (c *Container) Start(ctx context.Context) error {
 		return fmt.Errorf("start container %s: it was started before: %w", c.state.ID, os.ErrInvalid)
 	}
 	defer s.Close()
-	if err := execute(ctx, s, c.spec.Process, c.filter, c.state.Files); err != nil {
+	if err := c.execute(ctx, s, c.spec.Process, c.state.Files); err != nil {
 		return err
 	}
 	c.mu.Lock()
@@ -283,18 +247,21 @@ func (c *Container) Start(ctx context.Context) error {
 }
 
 // execute makes the child of s the process p, with so many descriptors above its first three.
-func execute(ctx context.Context, s *stage.Stage, p *specs.Process, filter *seccomp.Filter, files int) error {
+func (c *Container) execute(ctx context.Context, s *stage.Stage, p *specs.Process, files int) error {
 	defer trace.Start(ctx, "engine.execute")()
 	h, err := held()
 	if err != nil {
 		return err
+	}
+	if inUserNamespace(c.spec) { // where a process has all that there are
+		h = caps.Held{Last: h.Last, Bounding: 1<<(h.Last+1) - 1, Permitted: 1<<(h.Last+1) - 1}
 	}
 	sets, err := caps.FromSpec(p.Capabilities)
 	if err != nil {
 		return fmt.Errorf("process.capabilities: %w", err)
 	}
 	sets, _ = sets.Clamp(h)
-	e := execution{p: &stage.Program{}, process: p, caps: sets, held: h, filter: filter, keep: files}
+	e := execution{p: &stage.Program{}, process: p, caps: sets, held: h, filter: c.filter, keep: files}
 	e.build()
 	err = s.Run(ctx, e.p)
 	if errors.Is(err, stage.ErrExecuted) {

@@ -51,12 +51,34 @@ func setAttr(mount *os.File, attr unix.MountAttr, recursive bool) error {
 	return nil
 }
 
+// mapOwners makes a detached mount an idmapped one.
+func mapOwners(mount, idmap *os.File, recursive bool) error {
+	if idmap == nil {
+		return nil
+	}
+	err := setAttr(mount, unix.MountAttr{Attr_set: unix.MOUNT_ATTR_IDMAP, Userns_fd: uint64(idmap.Fd())}, recursive)
+	if errors.Is(err, unix.EINVAL) {
+		return fmt.Errorf("id-mapped mount: this kernel's filesystem there can't be id-mapped: %w", err)
+	}
+	return err
+}
+
 // bindTree makes the detached mount of a bind: a copy of source, private unless the options say
 // otherwise, so that what the container mounts in it does not appear on the host.
 func bindTree(source string, o mountOptions) (*os.File, error) {
+	return bindMapped(source, o, nil)
+}
+
+// bindMapped is bindTree with the numbers of owners translated by the maps of the user namespace in the
+// file idmap, if that is not nil (mount_setattr(2), ID-mapped mounts).
+func bindMapped(source string, o mountOptions, idmap *os.File) (*os.File, error) {
 	tree, err := cloneTree(source, o.recursive)
 	if err != nil {
 		return nil, err
+	}
+	if err := mapOwners(tree, idmap, o.recursive && o.idmap == recursively); err != nil {
+		tree.Close()
+		return nil, fmt.Errorf("%s: %w", source, err)
 	}
 	rattr := o.rattr
 	if rattr.Propagation == 0 && o.attr.Propagation == 0 {
@@ -85,7 +107,7 @@ func newFilesystem(fstype, source string, o mountOptions) (*os.File, error) {
 			return nil, fsError(fs, "source="+source, err)
 		}
 	}
-	for _, opt := range o.data {
+	for _, opt := range o.forFilesystem(fstype) {
 		if err := configure(fs, opt); err != nil {
 			return nil, fsError(fs, opt, err)
 		}
@@ -152,34 +174,4 @@ func fsError(fs int, what string, err error) error {
 		return fmt.Errorf("%s: %w", what, err)
 	}
 	return fmt.Errorf("%s: %w (%s)", what, err, strings.Join(msgs, "; "))
-}
-
-// openRootfs makes the detached mount that becomes the container's root.
-func openRootfs(o CreateOptions) (*os.File, error) {
-	if len(o.Rootfs) == 0 {
-		tree, err := bindTree(o.rootPath(), mountOptions{recursive: true})
-		if err != nil {
-			return nil, fmt.Errorf("root filesystem: %w", err)
-		}
-		return tree, nil
-	}
-	if len(o.Rootfs) > 1 {
-		return nil, fmt.Errorf("root filesystem: %d mounts over one another are not supported, only one", len(o.Rootfs))
-	}
-	m := o.Rootfs[0]
-	opts, err := parseMountOptions(m.Options)
-	if err != nil {
-		return nil, fmt.Errorf("root filesystem: %w", err)
-	}
-	var f *os.File
-	if opts.bind || m.Type == "bind" {
-		opts.recursive = true
-		f, err = bindTree(m.Source, opts)
-	} else {
-		f, err = newFilesystem(m.Type, m.Source, opts)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("root filesystem: %s: %w", m.Type, err)
-	}
-	return f, nil
 }

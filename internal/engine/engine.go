@@ -10,10 +10,18 @@ import (
 // Mount is one step of a root filesystem: a filesystem type, its source and fstab-style options, as
 // containerd's types.Mount has it. A bind of a prepared directory is {Type: "bind", Source: dir,
 // Options: ["rbind"]}.
+//
+// Two options translate the owners of what is mounted, for containers in user namespaces, in the form
+// that containerd writes: "uidmap=C:H:N" and "gidmap=C:H:N", several maps separated by commas: number C
+// and the N-1 behind it on disk are H and so on for the host, that is, C in a container whose user namespace
+// has the same map. Of an overlay the lower layers are translated; what is written to the upper one
+// belongs to the host's numbers, and its top directory, if the host's root owns it, is given to the map's.
 type Mount struct {
 	Type    string   `json:"type"`
 	Source  string   `json:"source"`
 	Options []string `json:"options,omitempty"`
+	// Target is where in the mounts before it this one goes; "" is the root.
+	Target string `json:"target,omitempty"`
 }
 
 // Stdio is what a process gets as descriptors 0, 1 and 2. A nil file means /dev/null. The engine

@@ -68,7 +68,7 @@ func options(t testing.TB, args ...string) CreateOptions {
 	s.Root.Path = rootfs(t)
 	s.Process.Args = args
 	id := fmt.Sprintf("engine-test-%d-%d", os.Getpid(), serial)
-	s.Linux.CgroupsPath = "/berth-engine-test/" + id
+	s.Linux.CgroupsPath = fmt.Sprintf("/berth-engine-test-%d/%s", os.Getpid(), id)
 	return CreateOptions{ID: id, Bundle: t.TempDir(), Spec: s}
 }
 
@@ -166,7 +166,13 @@ func mountTable(t testing.TB) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return string(b)
+	var own strings.Builder // others mount things beside us
+	for line := range strings.Lines(string(b)) {
+		if strings.Contains(line, "/"+strings.Split(t.Name(), "/")[0]) {
+			own.WriteString(line)
+		}
+	}
+	return own.String()
 }
 
 func TestNamespacesAndNames(t *testing.T) {

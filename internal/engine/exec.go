@@ -74,7 +74,7 @@ func (c *Container) exec(ctx context.Context, o ExecOptions) (_ *Process, err er
 			return nil, err
 		}
 	}
-	return p, execute(ctx, s, o.Process, c.filter, len(o.Files))
+	return p, c.execute(ctx, s, o.Process, len(o.Files))
 }
 
 // enter takes the child into the container's namespaces, all at once through the init's pidfd.
@@ -94,6 +94,9 @@ func (c *Container) enter(ctx context.Context, s *stage.Stage, process *specs.Pr
 		}
 	}
 	p.Do("join the container's namespaces", unix.SYS_SETNS, p.File(c.init.pidfd), stage.Int(flags))
+	if inUserNamespace(c.spec) {
+		namespaceRoot(p)
+	}
 	if process.Terminal {
 		master, err := s.NewCell()
 		if err != nil {

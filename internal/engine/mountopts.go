@@ -10,10 +10,23 @@ import (
 // mountOptions is the meaning of an fstab-style option list (runtime-spec config.md, Mounts).
 type mountOptions struct {
 	bind, recursive bool
+	remount         bool
 	attr            unix.MountAttr // of the mount itself; Propagation too
 	rattr           unix.MountAttr // of the mount and all below it
 	data            []string       // what the filesystem itself is told, "key=value" or "flag"
+	idmap           extent         // translate owners
+	copyUp          bool           // a tmpfs begins with what it hides
+	maps            IDMappings     // of a rootfs: "uidmap=" and "gidmap="
 }
+
+// extent says how much of a mount tree an option is for.
+type extent uint8
+
+const (
+	nothing extent = iota
+	topmost
+	recursively
+)
 
 type attrChange struct{ set, clear uint64 }
 
@@ -48,21 +61,32 @@ var propagations = map[string]struct {
 	"unbindable": {unix.MS_UNBINDABLE, false}, "runbindable": {unix.MS_UNBINDABLE, true},
 }
 
-// unsupportedOptions need code that is not there: naming them beats handing them to a filesystem.
-var unsupportedOptions = map[string]bool{"idmap": true, "ridmap": true, "tmpcopyup": true, "mand": true, "remount": true}
+// ignoredOptions are defaults, or say how mount(8) speaks, or mean nothing to kernels since 5.15 (mand) or to the
+// new mount interface (iversion, which filesystems now do by themselves).
+var ignoredOptions = map[string]bool{
+	"": true, "defaults": true, "loud": true, "silent": true, "mand": true, "nomand": true, "iversion": true, "noiversion": true,
+}
 
 // parseMountOptions sorts an option list. Options that it does not know belong to the filesystem.
 func parseMountOptions(options []string) (mountOptions, error) {
 	var o mountOptions
 	for _, opt := range options {
 		switch {
-		case opt == "" || opt == "defaults" || opt == "async" || opt == "loud" || opt == "silent" || opt == "nomand":
+		case ignoredOptions[opt]:
 		case opt == "bind":
 			o.bind = true
 		case opt == "rbind":
 			o.bind, o.recursive = true, true
-		case unsupportedOptions[opt]:
-			return o, fmt.Errorf("mount option %q is not supported", opt)
+		case opt == "idmap":
+			o.idmap = topmost
+		case opt == "ridmap":
+			o.idmap = recursively
+		case opt == "tmpcopyup":
+			o.copyUp = true
+		case opt == "remount":
+			o.remount = true
+		case strings.ContainsRune(opt, 0):
+			return o, fmt.Errorf("mount option %q holds a NUL byte", opt)
 		default:
 			o.sort(opt)
 		}
@@ -98,3 +122,17 @@ func change(a *unix.MountAttr, c attrChange) {
 
 // fsmountFlags is what fsmount(2) takes for a fresh mount: it has nothing to clear.
 func (o mountOptions) fsmountFlags() uint64 { return o.attr.Attr_set | o.rattr.Attr_set }
+
+// pseudo are filesystems for which read-only is a matter of the mount alone: others may show the same
+// instance writable.
+var pseudo = map[string]bool{
+	"proc": true, "sysfs": true, "tmpfs": true, "mqueue": true, "devpts": true, "overlay": true, "cgroup": true, "cgroup2": true,
+}
+
+// forFilesystem is what the filesystem is told: one on a device must know that it may not write.
+func (o mountOptions) forFilesystem(fstype string) []string {
+	if pseudo[fstype] || o.fsmountFlags()&unix.MOUNT_ATTR_RDONLY == 0 {
+		return o.data
+	}
+	return append(o.data[:len(o.data):len(o.data)], "ro")
+}

@@ -6,84 +6,143 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime"
-	"strings"
+	"strconv"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"github.com/11f9778f/berth/internal/engine/stage"
 )
 
 // PinOptions says which namespaces to make for a pod's containers to join.
 type PinOptions struct {
-	// Dir gets one file a namespace, named as in /proc/PID/ns: "ipc", "uts". It exists.
-	Dir      string
-	IPC, UTS bool
+	// Dir gets one file a namespace, named as in /proc/PID/ns: "ipc", "uts", "net", "user". It exists.
+	Dir           string
+	IPC, UTS, Net bool
 	// Hostname is that of the UTS namespace; empty leaves the host's.
 	Hostname string
-	// Sysctls of the IPC namespace ("kernel.shmmax", "fs.mqueue.…").
+	// Sysctls of the namespaces that are made ("kernel.shmmax", "net.core.somaxconn").
 	Sysctls map[string]string
+	// User asks for a user namespace with these maps, which owns the others.
+	User *IDMappings
+	// UserPath is a user namespace that is there already (that of another Dir, say) and owns those made here.
+	UserPath string
 }
+
+// pinKinds in the order in which they are bound: the user namespace is there before what it owns.
+var pinKinds = []specs.LinuxNamespaceType{specs.UserNamespace, specs.IPCNamespace, specs.UTSNamespace, specs.NetworkNamespace}
 
 // PinNamespaces makes namespaces and binds them to files, so that they live without any process. What is
 // pinned already stays as it is.
-func PinNamespaces(_ context.Context, o PinOptions) error {
-	kinds := []struct {
-		name string
-		flag int
-		want bool
-	}{{"ipc", unix.CLONE_NEWIPC, o.IPC}, {"uts", unix.CLONE_NEWUTS, o.UTS}}
-	flags := 0
-	var names []string
-	for _, k := range kinds {
-		if k.want && !pinned(filepath.Join(o.Dir, k.name)) {
-			flags |= k.flag
-			names = append(names, k.name)
+func PinNamespaces(ctx context.Context, o PinOptions) error {
+	var kinds []specs.LinuxNamespaceType
+	flags := uintptr(0)
+	want := map[specs.LinuxNamespaceType]bool{
+		specs.IPCNamespace: o.IPC, specs.UTSNamespace: o.UTS, specs.NetworkNamespace: o.Net, specs.UserNamespace: o.User != nil,
+	}
+	for _, k := range pinKinds {
+		if want[k] && !pinned(filepath.Join(o.Dir, procName[k])) {
+			kinds = append(kinds, k)
+			flags |= cloneFlags[k]
 		}
 	}
 	if flags == 0 {
 		return nil
 	}
-	errs := make(chan error, 1)
-	go func() {
-		// The thread has left the host's namespaces: never unlocked, it ends with this goroutine.
-		runtime.LockOSThread()
-		errs <- pin(o, flags, names)
-	}()
-	if err := <-errs; err != nil {
+	if err := pin(ctx, o, flags, kinds); err != nil {
 		return fmt.Errorf("pin namespaces at %s: %w", o.Dir, err)
 	}
 	return nil
 }
 
-func pin(o PinOptions, flags int, names []string) error {
-	if err := unix.Unshare(flags); err != nil {
-		return fmt.Errorf("unshare: %w", err)
+// pin makes the namespaces around a child that lives for a moment, and binds those that it is in.
+func pin(ctx context.Context, o PinOptions, flags uintptr, kinds []specs.LinuxNamespaceType) error {
+	owner := o.UserPath
+	if o.User != nil {
+		if err := o.User.check("user"); err != nil {
+			return err
+		}
+		if flags&unix.CLONE_NEWUSER == 0 { // an earlier call has made it
+			owner = filepath.Join(o.Dir, "user")
+		}
+	}
+	if owner == "" {
+		return bornIn(0, func(s *stage.Stage) error {
+			if err := s.Fork(ctx, flags); err != nil {
+				return err
+			}
+			return furnishPin(ctx, s, o, flags, kinds)
+		})
+	}
+	user, err := openNamespace(specs.LinuxNamespace{Type: specs.UserNamespace, Path: owner})
+	if err != nil {
+		return err
+	}
+	defer user.Close()
+	return bornIn(0, func(s *stage.Stage) error {
+		p := &stage.Program{}
+		p.Do("join user namespace "+owner, unix.SYS_SETNS, p.File(user), stage.Int(unix.CLONE_NEWUSER))
+		namespaceRoot(p)
+		p.Do("new namespaces", unix.SYS_UNSHARE, stage.Int(flags))
+		if err := s.Run(ctx, p); err != nil {
+			return err
+		}
+		return furnishPin(ctx, s, o, flags, kinds)
+	})
+}
+
+// furnishPin sets what the options say inside the namespaces of s, and binds them.
+func furnishPin(ctx context.Context, s *stage.Stage, o PinOptions, flags uintptr, kinds []specs.LinuxNamespaceType) error {
+	p := &stage.Program{}
+	if flags&unix.CLONE_NEWUSER != 0 {
+		if err := writeMaps(s.Pid, o.User.UID, o.User.GID); err != nil {
+			return err
+		}
+		namespaceRoot(p)
 	}
 	if o.Hostname != "" && flags&unix.CLONE_NEWUTS != 0 {
-		if err := unix.Sethostname([]byte(o.Hostname)); err != nil {
-			return fmt.Errorf("set hostname %q: %w", o.Hostname, err)
+		p.Do("set hostname "+o.Hostname, unix.SYS_SETHOSTNAME, p.String(o.Hostname), stage.Int(len(o.Hostname)))
+	}
+	list := map[string]string{}
+	for k, v := range o.Sysctls {
+		t, ok := sysctlNamespace(k)
+		switch {
+		case !ok:
+			return fmt.Errorf("sysctl %q belongs to no namespace", k)
+		case flags&cloneFlags[t] != 0:
+			list[k] = v
+		case !pinned(filepath.Join(o.Dir, procName[t])):
+			return fmt.Errorf("sysctl %q belongs to a %s namespace, and none is made", k, t)
 		}
 	}
-	if flags&unix.CLONE_NEWIPC != 0 {
-		for k, v := range o.Sysctls {
-			if t, ok := sysctlNamespace(k); !ok || t != specs.IPCNamespace {
-				return fmt.Errorf("sysctl %q is not one of an IPC namespace", k)
-			}
-			if err := os.WriteFile("/proc/sys/"+strings.ReplaceAll(k, ".", "/"), []byte(v), 0); err != nil {
-				return fmt.Errorf("set sysctl %s: %w", k, err)
-			}
-		}
-	}
-	for _, name := range names {
-		target := filepath.Join(o.Dir, name)
-		f, err := os.OpenFile(target, os.O_CREATE|os.O_RDONLY, 0o600)
+	if len(list) > 0 {
+		proc, err := hostProc()
 		if err != nil {
 			return err
 		}
-		f.Close()
-		if err := unix.Mount("/proc/thread-self/ns/"+name, target, "", unix.MS_BIND, ""); err != nil {
-			return fmt.Errorf("bind %s: %w", target, err)
+		writeSysctls(p, proc, list, stage.Answered(0))
+	}
+	if !p.Empty() {
+		if err := s.Run(ctx, p); err != nil {
+			return err
 		}
+	}
+	for _, k := range kinds {
+		if err := bindNamespace(s.Pid, procName[k], filepath.Join(o.Dir, procName[k])); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func bindNamespace(pid int, name, target string) error {
+	f, err := os.OpenFile(target, os.O_CREATE|os.O_RDONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	f.Close()
+	if err := unix.Mount("/proc/"+strconv.Itoa(pid)+"/ns/"+name, target, "", unix.MS_BIND, ""); err != nil {
+		return fmt.Errorf("bind %s: %w", target, err)
 	}
 	return nil
 }
@@ -97,8 +156,8 @@ func pinned(path string) bool {
 // UnpinNamespaces releases what PinNamespaces bound in dir; what is not there is no error.
 func UnpinNamespaces(dir string) error {
 	var errs []error
-	for _, name := range []string{"ipc", "uts"} {
-		path := filepath.Join(dir, name)
+	for _, k := range pinKinds {
+		path := filepath.Join(dir, procName[k])
 		for pinned(path) {
 			if err := unix.Unmount(path, unix.MNT_DETACH); err != nil {
 				errs = append(errs, fmt.Errorf("unpin %s: %w", path, err))

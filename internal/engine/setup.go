@@ -1,12 +1,8 @@
 package engine
 
 import (
-	"fmt"
 	"os"
-	"path/filepath"
-	"strings"
 
-	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	"github.com/11f9778f/berth/internal/engine/stage"
@@ -18,15 +14,16 @@ import (
 type setup struct {
 	o     CreateOptions
 	p     *stage.Program
+	pid   int      // of the child
 	root  *os.File // detached; the child attaches it
 	files []*os.File
 
-	rootCell, fs, mount, dest, scratch stage.Cell
+	rootCell, fs, mount, dest, scratch, node stage.Cell
 }
 
 func newSetup(o CreateOptions, s *stage.Stage, root *os.File) (*setup, error) {
-	u := &setup{o: o, p: &stage.Program{}, root: root}
-	for _, c := range []*stage.Cell{&u.rootCell, &u.fs, &u.mount, &u.dest, &u.scratch} {
+	u := &setup{o: o, p: &stage.Program{}, pid: s.Pid, root: root}
+	for _, c := range []*stage.Cell{&u.rootCell, &u.fs, &u.mount, &u.dest, &u.scratch, &u.node} {
 		cell, err := s.NewCell()
 		if err != nil {
 			return nil, err
@@ -86,22 +83,6 @@ func (u *setup) setAttr(what string, c stage.Cell, attr unix.MountAttr, recursiv
 	u.do(what, unix.SYS_MOUNT_SETATTR, c.Value(), u.p.String(""), stage.Int(flags), words, stage.Int(32))
 }
 
-// namespaces joins those that the spec gives a path for. A joined user namespace would have to come
-// first; validate refuses it.
-func (u *setup) namespaces() error {
-	for _, ns := range u.o.Spec.Linux.Namespaces {
-		if ns.Path == "" || ns.Type == specs.PIDNamespace {
-			continue
-		}
-		f, err := os.Open(ns.Path)
-		if err != nil {
-			return fmt.Errorf("linux.namespaces: %s: %w", ns.Type, err)
-		}
-		u.do(fmt.Sprintf("join %s namespace %s", ns.Type, ns.Path), unix.SYS_SETNS, u.p.File(u.own(f)), stage.Int(cloneFlags[ns.Type]))
-	}
-	return nil
-}
-
 // attachRoot takes the child's mounts out of the host's sight and puts the root filesystem on top of
 // "/", from where pivot later makes it the only one.
 func (u *setup) attachRoot() {
@@ -112,128 +93,6 @@ func (u *setup) attachRoot() {
 	u.do("open /", unix.SYS_OPENAT, stage.Int(unix.AT_FDCWD), p.String("/"), stage.Int(openPath|unix.O_DIRECTORY)).Into(u.dest)
 	u.moveTo("attach root filesystem", u.rootCell.Value())
 	u.closeCell(u.dest)
-}
-
-// mounts adds the spec's mounts in their order.
-func (u *setup) mounts() error {
-	for n, m := range u.o.Spec.Mounts {
-		if err := u.addMount(m, u.o.Spec.Mounts[:n]); err != nil {
-			return fmt.Errorf("mounts[%d] %s: %w", n, m.Destination, err)
-		}
-	}
-	return nil
-}
-
-func (u *setup) addMount(m specs.Mount, earlier []specs.Mount) error {
-	opts, err := parseMountOptions(m.Options)
-	if err != nil {
-		return err
-	}
-	dir := true
-	what := "mount " + m.Destination
-	switch {
-	case m.Type == "bind" || opts.bind:
-		source := m.Source
-		if !filepath.IsAbs(source) {
-			source = filepath.Join(u.o.Bundle, source)
-		}
-		tree, err := bindTree(source, opts)
-		if err != nil {
-			return err
-		}
-		if dir, err = isDir(tree); err != nil {
-			return err
-		}
-		u.do(what, unix.SYS_FCNTL, u.p.File(u.own(tree)), stage.Int(unix.F_DUPFD_CLOEXEC), stage.Int(0)).Into(u.mount)
-	case m.Type == "cgroup" || m.Type == "cgroup2":
-		return u.addCgroupMount(m, opts, earlier)
-	default:
-		u.newFilesystem(what, m.Type, m.Source, opts)
-	}
-	if err := u.destination(m.Destination, dir, earlier); err != nil {
-		return err
-	}
-	u.place(what, m.Destination)
-	if m.Type != "bind" && !opts.bind {
-		attr := opts.attr
-		attr.Attr_set, attr.Attr_clr = 0, 0
-		u.setAttr(what, u.mount, attr, false)
-	}
-	u.closeCell(u.mount)
-	return nil
-}
-
-// place opens the destination and moves u.mount there.
-func (u *setup) place(what, dest string) {
-	u.open(what, dest, u.dest, unix.O_PATH)
-	u.moveTo(what, u.mount.Value())
-	u.closeCell(u.dest)
-}
-
-func isDir(f *os.File) (bool, error) {
-	st, err := f.Stat()
-	if err != nil {
-		return false, err
-	}
-	return st.IsDir(), nil
-}
-
-// newFilesystem makes the child mount a new instance into u.mount: proc, sysfs and mqueue show the
-// namespaces of whoever makes them.
-func (u *setup) newFilesystem(what, fstype, source string, opts mountOptions) {
-	p := u.p
-	u.do(what+": "+fstype, unix.SYS_FSOPEN, p.String(fstype), stage.Int(unix.FSOPEN_CLOEXEC)).Into(u.fs)
-	if source != "" {
-		u.do(what+": source", unix.SYS_FSCONFIG, u.fs.Value(), stage.Int(unix.FSCONFIG_SET_STRING), p.String("source"), p.String(source), stage.Int(0))
-	}
-	for _, opt := range opts.data {
-		key, value, has := strings.Cut(opt, "=")
-		cmd, arg := unix.FSCONFIG_SET_FLAG, stage.Int(0)
-		if has {
-			cmd, arg = unix.FSCONFIG_SET_STRING, p.String(value)
-		}
-		u.do(what+": option "+opt, unix.SYS_FSCONFIG, u.fs.Value(), stage.Int(cmd), p.String(key), arg, stage.Int(0))
-	}
-	u.do(what+": create "+fstype, unix.SYS_FSCONFIG, u.fs.Value(), stage.Int(unix.FSCONFIG_CMD_CREATE), stage.Int(0), stage.Int(0), stage.Int(0))
-	u.do(what, unix.SYS_FSMOUNT, u.fs.Value(), stage.Int(unix.FSMOUNT_CLOEXEC), stage.Int(opts.fsmountFlags())).Into(u.mount)
-	u.closeCell(u.fs)
-}
-
-// destination makes sure that a mount's destination exists. Below an earlier mount only the child
-// can look; everywhere else the parent does it, on the detached root.
-func (u *setup) destination(dest string, dir bool, earlier []specs.Mount) error {
-	under := ""
-	for _, m := range earlier {
-		if d := relative(m.Destination); strings.HasPrefix(relative(dest)+"/", d+"/") && len(d) > len(under) {
-			under = d
-		}
-	}
-	if under == "" {
-		return ensureDestination(u.root, dest, dir)
-	}
-	if under == relative(dest) {
-		return nil
-	}
-	u.makeBelow(under, strings.TrimPrefix(relative(dest), under+"/"), dir)
-	return nil
-}
-
-// makeBelow lets the child create path below base, which exists; all but its last part are directories.
-func (u *setup) makeBelow(base, path string, dir bool) {
-	parts := strings.Split(path, "/")
-	for n, part := range parts {
-		what := "create mount destination /" + base + "/" + part
-		u.open(what, base, u.scratch, unix.O_PATH|unix.O_DIRECTORY)
-		at, name := u.scratch.Value(), u.p.String(part)
-		// A read-only parent is no failure here: opening the destination decides.
-		if dir || n < len(parts)-1 {
-			u.do(what, unix.SYS_MKDIRAT, at, name, stage.Int(0o755)).Tolerate(unix.EEXIST, unix.EROFS)
-		} else {
-			u.do(what, unix.SYS_MKNODAT, at, name, stage.Int(unix.S_IFREG|0o644), stage.Int(0)).Tolerate(unix.EEXIST, unix.EROFS)
-		}
-		u.closeCell(u.scratch)
-		base += "/" + part
-	}
 }
 
 // identity sets the names of a new UTS namespace.

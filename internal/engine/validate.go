@@ -31,14 +31,13 @@ func validate(o CreateOptions) error {
 		return err
 	}
 	for n, m := range s.Mounts {
-		if !filepath.IsAbs(m.Destination) || strings.ContainsRune(m.Destination, 0) {
-			return fmt.Errorf("mounts[%d].destination %q is not an absolute path", n, m.Destination)
+		if err := validateMount(m); err != nil {
+			return fmt.Errorf("mounts[%d].%w", n, err)
 		}
-		if relative(m.Destination) == "." {
-			return fmt.Errorf("mounts[%d].destination %q would hide the root filesystem", n, m.Destination)
-		}
-		if len(m.UIDMappings)+len(m.GIDMappings) > 0 {
-			return fmt.Errorf("mounts[%d]: id mappings of a mount are not supported", n)
+	}
+	for n, d := range s.Linux.Devices {
+		if err := validateDevice(d); err != nil {
+			return fmt.Errorf("linux.devices[%d] %s: %w", n, d.Path, err)
 		}
 	}
 	for k, v := range s.Linux.Sysctl {
@@ -50,6 +49,37 @@ func validate(o CreateOptions) error {
 		if _, ok := propagations[p]; !ok {
 			return fmt.Errorf("linux.rootfsPropagation: unknown value %q", p)
 		}
+	}
+	return nil
+}
+
+// validateMount checks a mount. A relative destination starts at the root, as old bundles have it.
+func validateMount(m specs.Mount) error {
+	opts, err := parseMountOptions(m.Options)
+	if err != nil {
+		return fmt.Errorf("options: %w", err)
+	}
+	switch {
+	case m.Destination == "" || strings.ContainsRune(m.Destination+m.Source+m.Type, 0):
+		return fmt.Errorf("destination %q: it is empty, or a NUL byte is in it, the source or the type", m.Destination)
+	case relative(m.Destination) == "." && !opts.remount:
+		return fmt.Errorf("destination %q would hide the root filesystem", m.Destination)
+	case len(m.UIDMappings)+len(m.GIDMappings) > 0:
+		if err := (IDMappings{UID: m.UIDMappings, GID: m.GIDMappings}).check("uidMappings and gidMappings"); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func validateDevice(d specs.LinuxDevice) error {
+	switch {
+	case deviceModes[d.Type] == 0:
+		return fmt.Errorf("unknown type %q", d.Type)
+	case !filepath.IsAbs(d.Path) || relative(d.Path) == "." || strings.ContainsRune(d.Path, 0):
+		return errors.New("the path is not an absolute one of a file")
+	case d.Type != "p" && (d.Major < 0 || d.Major > 1<<12-1 || d.Minor < 0 || d.Minor > 1<<20-1):
+		return fmt.Errorf("there is no device number %d:%d", d.Major, d.Minor)
 	}
 	return nil
 }
@@ -84,10 +114,6 @@ func validateProcess(p *specs.Process) error {
 func validateNamespaces(s *specs.Spec) error {
 	seen := map[specs.LinuxNamespaceType]specs.LinuxNamespace{}
 	for _, ns := range s.Linux.Namespaces {
-		switch ns.Type {
-		case specs.UserNamespace, specs.TimeNamespace:
-			return fmt.Errorf("linux.namespaces: %s namespaces are not supported", ns.Type)
-		}
 		if _, ok := cloneFlags[ns.Type]; !ok {
 			return fmt.Errorf("linux.namespaces: unknown type %q", ns.Type)
 		}
@@ -99,9 +125,37 @@ func validateNamespaces(s *specs.Spec) error {
 	if m, ok := seen[specs.MountNamespace]; !ok || m.Path != "" {
 		return errors.New("linux.namespaces: a new mount namespace is needed")
 	}
+	if err := validateMaps(s.Linux, seen); err != nil {
+		return err
+	}
 	uts, ok := seen[specs.UTSNamespace]
 	if (s.Hostname != "" || s.Domainname != "") && (!ok || uts.Path != "") {
 		return errors.New("hostname and domainname need a new UTS namespace")
+	}
+	return nil
+}
+
+// validateMaps checks what only means something with a namespace.
+func validateMaps(l *specs.Linux, seen map[specs.LinuxNamespaceType]specs.LinuxNamespace) error {
+	user, ok := seen[specs.UserNamespace]
+	switch mapped := len(l.UIDMappings)+len(l.GIDMappings) > 0; {
+	case mapped && !ok:
+		return errors.New("linux.uidMappings and gidMappings need a user namespace")
+	case mapped || ok && user.Path == "":
+		if err := (IDMappings{UID: l.UIDMappings, GID: l.GIDMappings}).check("linux.uidMappings and gidMappings"); err != nil {
+			return err
+		}
+	}
+	if len(l.TimeOffsets) == 0 {
+		return nil
+	}
+	if t, ok := seen[specs.TimeNamespace]; !ok || t.Path != "" {
+		return errors.New("linux.timeOffsets need a new time namespace")
+	}
+	for clock := range l.TimeOffsets {
+		if clock != "monotonic" && clock != "boottime" {
+			return fmt.Errorf("linux.timeOffsets: there is no clock %q, only monotonic and boottime", clock)
+		}
 	}
 	return nil
 }
@@ -114,8 +168,6 @@ func unsupportedFields(s *specs.Spec) error {
 		set  bool
 	}{
 		{"hooks", s.Hooks != nil},
-		{"linux.uidMappings", len(l.UIDMappings)+len(l.GIDMappings) > 0},
-		{"linux.timeOffsets", len(l.TimeOffsets) > 0},
 		{"linux.intelRdt", l.IntelRdt != nil},
 		{"linux.mountLabel", l.MountLabel != ""},
 		{"linux.personality", l.Personality != nil},
