@@ -17,6 +17,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/11f9778f/berth/internal/engine"
+	"github.com/11f9778f/berth/internal/engine/cgroup"
 	"github.com/11f9778f/berth/internal/image"
 	"github.com/11f9778f/berth/internal/runtime"
 	"github.com/11f9778f/berth/internal/trace"
@@ -34,7 +35,7 @@ func (rooms) Lookup(_ context.Context, ref string) (runtime.Image, error) {
 func (rooms) Prepare(context.Context, string, runtime.Image) ([]engine.Mount, error) { return nil, nil }
 func (rooms) Remove(context.Context, string) error                                   { return nil }
 func (rooms) Usage(context.Context, string) (runtime.DiskUsage, error) {
-	return runtime.DiskUsage{Bytes: 5, Inodes: 2}, nil
+	return runtime.DiskUsage{Bytes: 5, Inodes: 2, At: time.Now()}, nil
 }
 func (rooms) ReadFile(context.Context, runtime.Image, string, int64) ([]byte, error) {
 	return nil, fs.ErrNotExist
@@ -107,9 +108,33 @@ func (k kernelRoom) Kill(_ context.Context, _ int, p string, sig int) error {
 	k.events <- runtime.ShimEvent{Kind: runtime.ShimExit, ContainerID: filepath.Base(p), Exit: runtime.Exit{Code: 128 + sig, At: time.Now()}}
 	return nil
 }
-func (kernelRoom) Alive(int, string) bool { return true }
-func (kernelRoom) Stats(context.Context, string) (runtime.Stats, error) {
-	return runtime.Stats{At: time.Now(), CPUNanos: 11, MemoryWorkingSet: 100, MemoryLimit: 1000, Pids: 2}, nil
+func (kernelRoom) Alive(int, string) bool              { return true }
+func (kernelRoom) Meter(string) (runtime.Meter, error) { return meter{}, nil }
+func (kernelRoom) Counters(context.Context, string) (*cgroup.Stats, error) {
+	s := &cgroup.Stats{At: time.Now()}
+	s.CPU.Usage, s.CPU.User, s.CPU.System = 5e9, 3e9, 2e9
+	s.Memory.WorkingSet, s.Memory.Limit = 100, cgroup.Unlimited
+	s.IO.Devices = []cgroup.DeviceIO{{Major: 8, ReadBytes: 4096, ReadOps: 1}}
+	s.CPU.Pressure = &cgroup.Pressure{Some: cgroup.PressureLine{Total: 7_000_000}}
+	return s, nil
+}
+func (kernelRoom) ProcessUsage(context.Context, string) (runtime.ProcessUsage, error) {
+	return runtime.ProcessUsage{Processes: 2, Threads: 3, FileDescriptors: 9, Sockets: 1}, nil
+}
+func (kernelRoom) NetworkUsage(context.Context, int, string) ([]runtime.InterfaceUsage, error) {
+	return []runtime.InterfaceUsage{{Name: "eth0", RxBytes: 3, TxBytes: 4, RxErrors: 1}, {Name: "net1", RxBytes: 5}}, nil
+}
+
+// meter is of a cgroup that uses little.
+type meter struct{}
+
+func (meter) Close() {}
+func (meter) Read() (runtime.Stats, error) {
+	none := uint64(0)
+	return runtime.Stats{
+		At: time.Now(), CPUNanos: 11, MemoryWorkingSet: 100, MemoryLimit: 1000, SwapLimit: &none, Pids: 2,
+		CPUPressure: &cgroup.Pressure{Some: cgroup.PressureLine{Avg10: 1.5, Total: 7}},
+	}, nil
 }
 func (kernelRoom) Processes(context.Context, string) ([]int, error)  { return nil, nil }
 func (kernelRoom) Cgroups(context.Context, string) ([]string, error) { return nil, nil }

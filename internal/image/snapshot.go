@@ -261,14 +261,18 @@ func (s *Store) Rootfses() []string {
 	return slices.Sorted(maps.Keys(s.snaps))
 }
 
-// Usage is what a container has written into its root filesystem.
+func notHere(key string) error {
+	return kind.Errorf(ErrNotFound, "there is no root filesystem %s", key)
+}
+
+// Usage is what a container has written into its root filesystem, measured now, file by file.
 func (s *Store) Usage(ctx context.Context, key string) (Usage, error) {
 	if err := validKey(key); err != nil {
 		return Usage{}, err
 	}
 	d, err := sys.OpenFolder(filepath.Join(s.snapshot(key), "upper"))
 	if isNotExist(err) {
-		return Usage{}, kind.Errorf(ErrNotFound, "there is no root filesystem %s", key)
+		return Usage{}, notHere(key)
 	}
 	if err != nil {
 		return Usage{}, err
@@ -281,7 +285,11 @@ func (s *Store) Usage(ctx context.Context, key string) (Usage, error) {
 	return Usage{Bytes: bytes, Inodes: inodes}, nil
 }
 
-// FSInfo measures the filesystem of the images and that of the containers' writable layers.
+// firstMeasure is how long FSInfo waits for layers that were never measured.
+const firstMeasure = 250 * time.Millisecond
+
+// FSInfo measures the filesystem of the images and that of the containers' writable layers, of which it
+// sums what KnownUsage knows.
 func (s *Store) FSInfo(ctx context.Context) (images, snapshots FSInfo, err error) {
 	if images, err = fsInfo(s.images); err != nil {
 		return
@@ -299,8 +307,10 @@ func (s *Store) FSInfo(ctx context.Context) (images, snapshots FSInfo, err error
 		images.Used.Inodes += l.usage.Inodes
 	}
 	s.mu.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, firstMeasure)
+	defer cancel()
 	for _, key := range s.Rootfses() {
-		u, err := s.Usage(ctx, key)
+		u, _, err := s.KnownUsage(ctx, key)
 		if err != nil && !errors.Is(err, ErrNotFound) {
 			return images, snapshots, err
 		}

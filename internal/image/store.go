@@ -50,7 +50,10 @@ type Store struct {
 	leases    map[digest.Digest]int       // blobs and layers (by diff ID) that running work counts on
 	keep      map[digest.Digest]time.Time // blobs and layers that wait for a pull's repetition, until then
 	snaps     map[string]*snapshot
-	files     fileCache
+	// unmeasured are the snapshots that KnownUsage wants measured, and measuring tells that somebody does.
+	unmeasured []string
+	measuring  bool
+	files      fileCache
 
 	gate gate
 
@@ -81,8 +84,9 @@ type layerRec struct {
 
 // snapshot is what a container's writable layer lies on.
 type snapshot struct {
-	image  digest.Digest
-	layers []digest.Digest // the lowest first
+	image   digest.Digest
+	layers  []digest.Digest // the lowest first
+	measure measure
 }
 
 // Open opens the store below c.Root, makes it where there is none, and repairs what a crash has left.

@@ -31,6 +31,7 @@ type container struct {
 	// stopping runs stop, which must not wait for what the actor does.
 	stopping actor
 	create   *operation
+	gauge    gauge
 	rootfs   []engine.Mount
 
 	life      context.Context // ends with the sandbox's, or when the container is told to stop
@@ -168,6 +169,7 @@ func (c *container) forget() {
 	}
 	c.sb.mu.Unlock()
 	c.interrupt()
+	c.gauge.close()
 }
 
 // commit changes the status, first on disk.

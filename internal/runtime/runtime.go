@@ -83,7 +83,8 @@ type Runtime struct {
 	containers map[string]*container // by ID, in every state
 	names      map[string]*sandbox   // by identity
 
-	debts *debts
+	debts  *debts
+	gauges *gauges
 }
 
 // Open takes over what an earlier Runtime with the same RunDir left, running containers untouched,
@@ -102,7 +103,7 @@ func Open(ctx context.Context, cfg Config) (*Runtime, error) {
 		oomAdj: leastOOMScoreAdj(), life: life, end: end,
 		sandboxes: map[string]*sandbox{}, containers: map[string]*container{}, names: map[string]*sandbox{},
 	}
-	r.debts = newDebts(r)
+	r.debts, r.gauges = newDebts(r), newGauges(cfg.Kernel)
 	if err := r.recover(ctx); err != nil {
 		r.Close()
 		return nil, fmt.Errorf("recover runtime state in %s: %w", st.dir, err)

@@ -23,6 +23,7 @@ type sandbox struct {
 	actor  actor
 	ledger *ledger
 	run    *operation // RunSandbox; never nil
+	gauge  gauge
 
 	// life ends when the sandbox is told to stop: whatever is being started in it is interrupted.
 	life      context.Context
@@ -298,6 +299,7 @@ func (r *Runtime) StopSandbox(ctx context.Context, id string) error {
 
 // stop runs in the actor.
 func (sb *sandbox) stop(ctx context.Context) error {
+	sb.gauge.close()
 	state := sb.get().State
 	if state == SandboxRemoving {
 		return nil

@@ -9,6 +9,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/11f9778f/berth/internal/engine"
+	"github.com/11f9778f/berth/internal/engine/cgroup"
 	"github.com/11f9778f/berth/internal/trace"
 )
 
@@ -39,6 +40,8 @@ type Images interface {
 	// Prepare makes a writable root filesystem and returns how to mount it.
 	Prepare(ctx context.Context, key string, img Image) ([]engine.Mount, error)
 	Remove(ctx context.Context, key string) error
+	// Usage is what is known of a writable layer's size; it walks through no tree, and waits until ctx ends
+	// for a layer that was never measured.
 	Usage(ctx context.Context, key string) (DiskUsage, error)
 	// ReadFile reads a file of the image, following its links inside it. fs.ErrNotExist if there is none.
 	ReadFile(ctx context.Context, img Image, path string, limit int64) ([]byte, error)
@@ -220,7 +223,15 @@ type Kernel interface {
 	Kill(ctx context.Context, pid int, cgroup string, signal int) error
 	// Alive tells whether the process is in the cgroup and has not ended.
 	Alive(pid int, cgroup string) bool
-	Stats(ctx context.Context, cgroup string) (Stats, error)
+	// Meter opens a cgroup for statistics; errors wrap fs.ErrNotExist where there is none.
+	Meter(cgroup string) (Meter, error)
+	// Counters reads everything that the kernel counts for a cgroup.
+	Counters(ctx context.Context, path string) (*cgroup.Stats, error)
+	// ProcessUsage counts what the processes in the cgroup and below it hold.
+	ProcessUsage(ctx context.Context, cgroup string) (ProcessUsage, error)
+	// NetworkUsage reads the interfaces of a network namespace but the loopback, the default one first.
+	// pid, if it is not 0, is a process that may be in it.
+	NetworkUsage(ctx context.Context, pid int, netns string) ([]InterfaceUsage, error)
 	// Processes lists the pids in the cgroup and below it.
 	Processes(ctx context.Context, cgroup string) ([]int, error)
 	// Cgroups lists the cgroups directly below path.
@@ -234,10 +245,18 @@ type Kernel interface {
 	BootID() (string, error)
 }
 
-// Stats is what a cgroup has used.
+// Meter reads a cgroup's counters again and again.
+type Meter interface {
+	Read() (Stats, error)
+	Close()
+}
+
+// Stats is what a cgroup uses. Memory is in bytes.
 type Stats struct {
-	At               time.Time
-	CPUNanos         uint64
+	At       time.Time
+	CPUNanos uint64 // since the cgroup was made
+	// CPURate is nanoseconds of CPU time a second, over the time since the sample before.
+	CPURate          uint64
 	MemoryUsage      uint64
 	MemoryWorkingSet uint64
 	MemoryRSS        uint64
@@ -245,5 +264,24 @@ type Stats struct {
 	PageFaults       uint64
 	MajorPageFaults  uint64
 	SwapUsage        uint64
-	Pids             uint64
+	SwapLimit        *uint64 // nil is none
+	Pids             uint64  // processes and threads
+	// Pressures are nil where the kernel does not tell.
+	CPUPressure, MemoryPressure, IOPressure *cgroup.Pressure
+}
+
+// ProcessUsage is what processes hold.
+type ProcessUsage struct {
+	Processes, Threads uint64
+	FileDescriptors    uint64
+	Sockets            uint64
+	OpenFilesLimit     uint64 // of the first process; 0 is unknown
+	ThreadsLimit       uint64 // 0 is none
+}
+
+// InterfaceUsage counts what went through a network interface since it was made.
+type InterfaceUsage struct {
+	Name                                    string
+	RxBytes, RxPackets, RxErrors, RxDropped uint64
+	TxBytes, TxPackets, TxErrors, TxDropped uint64
 }

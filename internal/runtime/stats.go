@@ -4,38 +4,94 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	goruntime "runtime"
+	"sync"
+	"sync/atomic"
+	"syscall"
 	"time"
+
+	"github.com/containerd/errdefs"
+
+	"github.com/11f9778f/berth/internal/engine/cgroup"
 )
+
+// firstMeasure is how long a call waits for writable layers that were never measured before.
+const firstMeasure = 100 * time.Millisecond
 
 // ContainerStats is what a container uses now.
 type ContainerStats struct {
 	Container ContainerStatus
 	// Cgroup is zero but for At where the container does not run.
 	Cgroup Stats
-	// Disk is the writable layer.
+	// Disk is the writable layer, as it was last measured; its At is zero if it never was.
 	Disk DiskUsage
 }
 
 // SandboxStats is what a pod uses now.
 type SandboxStats struct {
-	Sandbox    SandboxStatus
-	Cgroup     Stats
+	Sandbox SandboxStatus
+	Cgroup  Stats
+	// Network is of the pod's interfaces but the loopback, the default one first; nil where the pod uses
+	// the node's network.
+	Network []InterfaceUsage
+	// Containers are those that run.
 	Containers []ContainerStats
 }
 
 // ContainerStats reads one container's counters.
 func (r *Runtime) ContainerStats(ctx context.Context, id string) (ContainerStats, error) {
-	st, err := r.Container(id)
+	c, err := r.listedContainer(id)
 	if err != nil {
 		return ContainerStats{}, err
 	}
-	return r.statsOf(ctx, st)
+	ctx, cancel := context.WithTimeout(ctx, firstMeasure)
+	defer cancel()
+	return r.statsOf(ctx, c)
 }
 
-func (r *Runtime) statsOf(ctx context.Context, st ContainerStatus) (ContainerStats, error) {
+// AllContainerStats reads the counters of the running containers that pick chooses, in parallel. What
+// ends meanwhile is left out.
+func (r *Runtime) AllContainerStats(ctx context.Context, pick func(ContainerStatus) bool) []ContainerStats {
+	var which []*container
+	for _, st := range r.Containers("") {
+		if c := r.container(st.ID); c != nil && st.State == ContainerRunning && pick(st) {
+			which = append(which, c)
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, firstMeasure)
+	defer cancel()
+	return inParallel(which, func(c *container) (ContainerStats, error) { return r.statsOf(ctx, c) })
+}
+
+// inParallel calls f for each object, on as many goroutines as there are processors, and returns the
+// results that are no errors, in order.
+func inParallel[O, R any](objects []O, f func(O) (R, error)) []R {
+	results, good := make([]R, len(objects)), make([]bool, len(objects))
+	n := min(goruntime.GOMAXPROCS(0), len(objects))
+	var wg sync.WaitGroup
+	for part := range n {
+		wg.Go(func() {
+			for i := part; i < len(objects); i += n {
+				res, err := f(objects[i])
+				results[i], good[i] = res, err == nil
+			}
+		})
+	}
+	wg.Wait()
+	out := results[:0]
+	for i, res := range results {
+		if good[i] {
+			out = append(out, res)
+		}
+	}
+	return out
+}
+
+func (r *Runtime) statsOf(ctx context.Context, c *container) (ContainerStats, error) {
+	st := c.get()
 	out := ContainerStats{Container: st, Cgroup: Stats{At: time.Now()}}
 	if st.State == ContainerRunning {
-		s, err := r.cfg.Kernel.Stats(ctx, st.CgroupPath)
+		s, err := c.gauge.read(r.gauges, st.CgroupPath, st.StartedAt)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) { // it has ended this instant
 			return out, err
 		}
@@ -45,7 +101,7 @@ func (r *Runtime) statsOf(ctx context.Context, st ContainerStatus) (ContainerSta
 	}
 	var err error
 	out.Disk, err = r.cfg.Images.Usage(ctx, st.ID)
-	if errors.Is(err, fs.ErrNotExist) {
+	if errors.Is(err, fs.ErrNotExist) || errdefs.IsNotFound(err) {
 		err = nil
 	}
 	return out, err
@@ -53,20 +109,132 @@ func (r *Runtime) statsOf(ctx context.Context, st ContainerStatus) (ContainerSta
 
 // SandboxStats reads a pod's counters and those of its containers.
 func (r *Runtime) SandboxStats(ctx context.Context, id string) (SandboxStats, error) {
-	st, err := r.Sandbox(id)
-	if err != nil {
+	if _, err := r.Sandbox(id); err != nil {
 		return SandboxStats{}, err
 	}
-	out := SandboxStats{Sandbox: st}
-	if out.Cgroup, err = r.cfg.Kernel.Stats(ctx, st.CgroupPath); err != nil {
+	ctx, cancel := context.WithTimeout(ctx, firstMeasure)
+	defer cancel()
+	return r.sandboxStatsOf(ctx, r.sandbox(id))
+}
+
+// AllSandboxStats reads the counters of the ready sandboxes that pick chooses, in parallel. What ends
+// meanwhile is left out.
+func (r *Runtime) AllSandboxStats(ctx context.Context, pick func(SandboxStatus) bool) []SandboxStats {
+	var which []*sandbox
+	for _, st := range r.Sandboxes() {
+		if sb := r.sandbox(st.ID); sb != nil && st.State == SandboxReady && pick(st) {
+			which = append(which, sb)
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, firstMeasure)
+	defer cancel()
+	return inParallel(which, func(sb *sandbox) (SandboxStats, error) { return r.sandboxStatsOf(ctx, sb) })
+}
+
+func (r *Runtime) sandboxStatsOf(ctx context.Context, sb *sandbox) (SandboxStats, error) {
+	st := sb.get()
+	out := SandboxStats{Sandbox: st, Cgroup: Stats{At: time.Now()}}
+	if st.State != SandboxReady {
+		return out, nil
+	}
+	var err error
+	if out.Cgroup, err = sb.gauge.read(r.gauges, st.CgroupPath, st.CreatedAt); err != nil {
 		return out, err
 	}
-	for _, c := range r.Containers(id) {
+	pid := 0
+	for _, c := range sb.children() {
 		s, err := r.statsOf(ctx, c)
-		if err != nil {
-			return out, err
+		if err != nil || s.Container.State != ContainerRunning {
+			continue
 		}
+		pid = s.Container.Pid
 		out.Containers = append(out.Containers, s)
 	}
-	return out, nil
+	if st.NetNS != "" {
+		out.Network, err = r.cfg.Kernel.NetworkUsage(ctx, pid, st.NetNS)
+	}
+	return out, err
+}
+
+const (
+	// leastWindow is the shortest time that a rate of CPU use is averaged over.
+	leastWindow = 500 * time.Millisecond
+	// gaugeIdle is how long a gauge that nobody reads keeps its descriptors.
+	gaugeIdle = 2 * time.Minute
+)
+
+// gauges bounds the meters, and so the descriptors, that are open between two readings.
+type gauges struct {
+	kernel Kernel
+	most   int64
+	open   atomic.Int64
+}
+
+// newGauges spends a quarter of the descriptors that this process may have.
+func newGauges(k Kernel) *gauges {
+	var limit syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
+		limit.Cur = 1024
+	}
+	return &gauges{kernel: k, most: int64(min(limit.Cur, 1<<20) / (4 * cgroup.MeterFiles))}
+}
+
+// gauge reads one cgroup for statistics. It has a meter while somebody asks now and then.
+type gauge struct {
+	mu    sync.Mutex // held while reading: counters are no outside effect and do not block
+	meter Meter
+	all   *gauges
+	idle  *time.Timer
+	// The sample that the present rate begins at, and that rate, 0 before there is one.
+	at   time.Time
+	cpu  uint64
+	rate uint64
+}
+
+// read reads the counters. The first rate is the average since the beginning of the cgroup's life.
+func (g *gauge) read(all *gauges, path string, born time.Time) (Stats, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.meter == nil {
+		m, err := all.kernel.Meter(path)
+		if err != nil {
+			return Stats{}, err
+		}
+		g.meter, g.all = m, all
+		if all.open.Add(1) > all.most {
+			defer g.release() // too many: this one is opened each time
+		}
+		g.idle = time.AfterFunc(gaugeIdle, g.close)
+	} else {
+		g.idle.Reset(gaugeIdle)
+	}
+	s, err := g.meter.Read()
+	if err != nil {
+		g.release()
+		return Stats{}, err
+	}
+	if g.at.IsZero() {
+		g.at = born
+	}
+	if window := s.At.Sub(g.at); window >= leastWindow || g.rate == 0 && window > 0 {
+		g.rate = uint64(float64(s.CPUNanos-min(g.cpu, s.CPUNanos)) / window.Seconds())
+		g.at, g.cpu = s.At, s.CPUNanos
+	}
+	s.CPURate = g.rate
+	return s, nil
+}
+
+func (g *gauge) close() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.release()
+}
+
+func (g *gauge) release() {
+	if g.meter != nil {
+		g.meter.Close()
+		g.idle.Stop()
+		g.all.open.Add(-1)
+		g.meter = nil
+	}
 }

@@ -219,6 +219,7 @@ func (c *container) ended(x Exit) error {
 		return err
 	}
 	c.r.emit(ContainerStopped, c.sb, c.id)
+	c.gauge.close()
 	c.actor.do(func() error { return c.reap() })
 	return nil
 }

@@ -288,6 +288,7 @@ type Event struct {
 
 // DiskUsage is what a writable layer takes.
 type DiskUsage struct {
-	Bytes  uint64 `json:"bytes"`
-	Inodes uint64 `json:"inodes"`
+	Bytes  uint64    `json:"bytes"`
+	Inodes uint64    `json:"inodes"`
+	At     time.Time `json:"at,omitzero"` // when it was measured
 }

@@ -19,6 +19,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/11f9778f/berth/internal/engine"
+	"github.com/11f9778f/berth/internal/engine/cgroup"
 	"github.com/11f9778f/berth/internal/trace"
 )
 
@@ -353,7 +354,21 @@ func (f fakeKernel) Alive(_ int, cgroup string) bool {
 	t, ok := f.w.task(filepath.Base(cgroup))
 	return ok && t.State == "running"
 }
-func (f fakeKernel) Stats(context.Context, string) (Stats, error) {
+func (f fakeKernel) Meter(string) (Meter, error) { return fakeMeter{}, nil }
+func (f fakeKernel) Counters(context.Context, string) (*cgroup.Stats, error) {
+	return &cgroup.Stats{At: time.Now()}, nil
+}
+func (f fakeKernel) ProcessUsage(context.Context, string) (ProcessUsage, error) {
+	return ProcessUsage{Processes: 1}, nil
+}
+func (f fakeKernel) NetworkUsage(context.Context, int, string) ([]InterfaceUsage, error) {
+	return []InterfaceUsage{{Name: "eth0", RxBytes: 3}}, nil
+}
+
+type fakeMeter struct{}
+
+func (fakeMeter) Close() {}
+func (fakeMeter) Read() (Stats, error) {
 	return Stats{At: time.Now(), CPUNanos: 7, MemoryUsage: 9}, nil
 }
 func (f fakeKernel) Processes(context.Context, string) ([]int, error) { return nil, nil }

@@ -269,9 +269,12 @@ func (s *IOStats) sum(devices map[string]*DeviceIO) {
 	}
 }
 
-// pressure reads "some avg10=0.00 avg60=0.00 avg300=0.00 total=0" and the same of "full".
 func (r *reader) pressure(resource string) *Pressure {
-	text := r.text(resource + ".pressure")
+	return parsePressure(r.text(resource + ".pressure"))
+}
+
+// parsePressure reads "some avg10=0.00 avg60=0.00 avg300=0.00 total=0" and the same of "full".
+func parsePressure(text []byte) *Pressure {
 	if len(text) == 0 {
 		return nil
 	}

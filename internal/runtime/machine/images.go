@@ -62,10 +62,13 @@ func (i images) Prepare(ctx context.Context, key string, img runtime.Image) ([]e
 // Remove removes a snapshot.
 func (i images) Remove(ctx context.Context, key string) error { return i.store.RemoveRootfs(ctx, key) }
 
-// Usage measures a snapshot.
+// Usage is what is known of a snapshot's size.
 func (i images) Usage(ctx context.Context, key string) (runtime.DiskUsage, error) {
-	u, err := i.store.Usage(ctx, key)
-	return runtime.DiskUsage{Bytes: uint64(u.Bytes), Inodes: uint64(u.Inodes)}, err
+	u, at, err := i.store.KnownUsage(ctx, key)
+	if errors.Is(err, image.ErrNotFound) {
+		err = fmt.Errorf("%w: %w", err, errdefs.ErrNotFound)
+	}
+	return runtime.DiskUsage{Bytes: uint64(u.Bytes), Inodes: uint64(u.Inodes), At: at}, err
 }
 
 // ReadFile reads a file of the image.

@@ -113,28 +113,6 @@ func inCgroup(pid int, cgroup string) bool {
 	return false
 }
 
-// Stats reads the cgroup's counters.
-func (Kernel) Stats(_ context.Context, p string) (runtime.Stats, error) {
-	g, err := cgroup.Load(p)
-	if err != nil {
-		return runtime.Stats{}, err
-	}
-	s, err := g.Stats()
-	if err != nil {
-		return runtime.Stats{}, err
-	}
-	limit := s.Memory.Limit
-	if limit == cgroup.Unlimited {
-		limit = 0
-	}
-	return runtime.Stats{
-		At: s.At, CPUNanos: s.CPU.Usage,
-		MemoryUsage: s.Memory.Usage, MemoryWorkingSet: s.Memory.WorkingSet, MemoryRSS: s.Memory.RSS, MemoryLimit: limit,
-		PageFaults: s.Memory.PageFaults, MajorPageFaults: s.Memory.MajorPageFaults, SwapUsage: s.Memory.Swap,
-		Pids: s.Pids.Current,
-	}, nil
-}
-
 // Processes lists the pids in the cgroup and below it.
 func (Kernel) Processes(_ context.Context, p string) ([]int, error) {
 	g, err := cgroup.Load(p)
