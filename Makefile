@@ -13,7 +13,7 @@ RUN      ?=          # make test RUN=TestHello: only these tests of test/
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 DEPGUARD    := github.com/OpenPeeDeeP/depguard/v2/cmd/depguard@v2.3.0
 
-.PHONY: build run test unit e2e conformance-cri lint bench install clean tools busybox
+.PHONY: build run test unit e2e conformance-cri conformance-oci lint bench install clean tools busybox
 
 build: ## static binaries in bin/
 	$(GOBUILD) -o bin/ ./cmd/berth
@@ -30,6 +30,7 @@ test: lint build busybox ## everything: lint, unit, root and end-to-end tests
 	go test -p 2 -timeout 20m $$(go list ./... | grep -v /test$$)
 	go test -p 2 -timeout 25m -v -count=1 ./test $(if $(RUN),-run $(RUN))
 	$(MAKE) conformance-cri
+	go run ./test/ocivalidate
 
 unit: ## the tests beside the code only
 	go test -p 2 -timeout 20m $$(go list ./... | grep -v /test$$)
@@ -40,6 +41,10 @@ e2e: build busybox ## the end-to-end tests only; RUN=name picks some
 # Flags of test/critest: make conformance-cri CRITEST="-parallel 4 -websocket -times 5"
 conformance-cri: build ## critest, Kubernetes' conformance suite of the CRI, against a node of its own
 	go run ./test/critest $(CRITEST)
+
+# make test runs Berth's side alone, against the table that this writes.
+conformance-oci: build ## runtime-tools' validation of OCI runtimes, Berth and runc side by side, into docs/conformance-oci.md
+	go run ./test/ocivalidate -compare $(OCIVALIDATE)
 
 lint: $(TOOLS)/staticcheck $(TOOLS)/depguard ## gofmt, vet, staticcheck, the direction of imports
 	@bad=$$(gofmt -l $$(git ls-files '*.go')); if [ -n "$$bad" ]; then echo "gofmt -w would change:"; echo "$$bad"; exit 1; fi

@@ -28,6 +28,7 @@ func TestLintRulesBite(t *testing.T) {
 		"internal/shim/client/x.go": module + "/internal/runtime",
 		"internal/shim/server/x.go": module + "/internal/image",
 		"internal/engine/x.go":      module + "/internal/shim/client",
+		"internal/oci/x.go":         module + "/internal/shim/client",
 		"internal/sys/x.go":         module + "/internal/engine",
 		"internal/demo/x.go":        "golang.org/x/sys/unix",
 	}

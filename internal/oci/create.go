@@ -182,7 +182,7 @@ func (a *app) loadBundle(m making) (*specs.Spec, []byte, string, error) {
 		return nil, nil, "", errors.New("--systemd-cgroup is not supported: cgroups are made directly")
 	}
 	if spec.Linux.CgroupsPath == "" {
-		spec.Linux.CgroupsPath = "/berth-oci/" + m.id
+		spec.Linux.CgroupsPath = "/berth-oci-" + m.id // of its own: no parent is left behind
 	}
 	if spec.Process.Env, err = prepareEnv(spec.Process.Env); err != nil {
 		return nil, nil, "", err
