@@ -38,10 +38,10 @@ func containerSpec(c *runtimeapi.ContainerConfig) (runtime.ContainerSpec, error)
 		spec.Env = append(spec.Env, runtime.EnvVar{Key: e.GetKey(), Value: e.GetValue()})
 	}
 	for _, m := range c.GetMounts() {
-		spec.Mounts = append(spec.Mounts, runtime.Mount{
-			ContainerPath: m.GetContainerPath(), HostPath: m.GetHostPath(), ReadOnly: m.GetReadonly(),
-			RecursiveReadOnly: m.GetRecursiveReadOnly(), Propagation: runtime.Propagation(m.GetPropagation()),
-		})
+		spec.Mounts = append(spec.Mounts, mount(m))
+	}
+	for _, d := range c.GetCDIDevices() {
+		spec.CDIDevices = append(spec.CDIDevices, d.GetName())
 	}
 	for _, d := range c.GetDevices() {
 		spec.Devices = append(spec.Devices, runtime.Device{
@@ -77,6 +77,10 @@ func security(sc *runtimeapi.LinuxContainerSecurityContext) (runtime.Security, e
 		DropCapabilities:    sc.GetCapabilities().GetDropCapabilities(),
 		AmbientCapabilities: sc.GetCapabilities().GetAddAmbientCapabilities(),
 		MaskedPaths:         sc.GetMaskedPaths(), ReadonlyPaths: sc.GetReadonlyPaths(),
+	}
+	out.SELinux = seLinux(sc.GetSelinuxOptions())
+	if err := appArmor(&out, sc); err != nil {
+		return out, err
 	}
 	if u := sc.GetRunAsUser(); u != nil {
 		out.RunAsUser = &u.Value
@@ -209,10 +213,7 @@ func containerStatus(c runtime.ContainerStatus) *runtimeapi.ContainerStatus {
 		out.User.Linux.SupplementalGroups = append(out.User.Linux.SupplementalGroups, int64(g))
 	}
 	for _, m := range c.Spec.Mounts {
-		out.Mounts = append(out.Mounts, &runtimeapi.Mount{
-			ContainerPath: m.ContainerPath, HostPath: m.HostPath, Readonly: m.ReadOnly,
-			RecursiveReadOnly: m.RecursiveReadOnly, Propagation: runtimeapi.MountPropagation(m.Propagation),
-		})
+		out.Mounts = append(out.Mounts, criMount(m))
 	}
 	return out
 }

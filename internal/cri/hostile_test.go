@@ -37,8 +37,11 @@ func TestHostileSandboxes(t *testing.T) {
 		{"protocol", codes.InvalidArgument, func(c *runtimeapi.PodSandboxConfig) {
 			c.PortMappings = []*runtimeapi.PortMapping{{HostPort: 8, ContainerPort: 8, Protocol: 9}}
 		}},
-		{"selinux_options", codes.Unimplemented, func(c *runtimeapi.PodSandboxConfig) {
-			c.Linux.SecurityContext.SelinuxOptions = &runtimeapi.SELinuxOption{Level: "s0"}
+		{"run_as_group", codes.InvalidArgument, func(c *runtimeapi.PodSandboxConfig) {
+			c.Linux.SecurityContext.RunAsGroup = &runtimeapi.Int64Value{Value: 1}
+		}},
+		{"apparmor.profile_type", codes.InvalidArgument, func(c *runtimeapi.PodSandboxConfig) {
+			c.Linux.SecurityContext.Apparmor = &runtimeapi.SecurityProfile{ProfileType: 5}
 		}},
 		{"namespace_options.pid", codes.InvalidArgument, ns(func(o *runtimeapi.NamespaceOption) { o.Pid = runtimeapi.NamespaceMode_TARGET })},
 		{"namespace_options.pid", codes.InvalidArgument, ns(func(o *runtimeapi.NamespaceOption) { o.Pid = 77 })},
@@ -95,12 +98,15 @@ func TestHostileContainers(t *testing.T) {
 		{"image", codes.InvalidArgument, func(c *runtimeapi.ContainerConfig) { c.Image = nil }},
 		{"ghost", codes.NotFound, func(c *runtimeapi.ContainerConfig) { c.Image.Image = "ghost" }},
 		{"log path", codes.InvalidArgument, func(c *runtimeapi.ContainerConfig) { c.LogPath = "../../../etc/cron.d/x" }},
-		{"CDI_devices", codes.Unimplemented, func(c *runtimeapi.ContainerConfig) { c.CDIDevices = []*runtimeapi.CDIDevice{{Name: "x"}} }},
+		{"CDI device x", codes.InvalidArgument, func(c *runtimeapi.ContainerConfig) { c.CDIDevices = []*runtimeapi.CDIDevice{{Name: "x"}} }},
 		{"stop_signal", codes.InvalidArgument, func(c *runtimeapi.ContainerConfig) { c.StopSignal = 999 }},
 		{"environment", codes.InvalidArgument, func(c *runtimeapi.ContainerConfig) { c.Envs = []*runtimeapi.KeyValue{{Key: "a\x00b"}} }},
-		{"mounts[0].image", codes.Unimplemented, mount(&runtimeapi.Mount{ContainerPath: "/a", Image: &runtimeapi.ImageSpec{Image: "x"}})},
-		{"mount_options", codes.Unimplemented, mount(with(func(m *runtimeapi.Mount) { m.MountOptions = []string{"suid"} }))},
-		{"uidMappings", codes.Unimplemented, mount(with(func(m *runtimeapi.Mount) { m.UidMappings = []*runtimeapi.IDMapping{{}} }))},
+		{"image volume", codes.NotFound, mount(&runtimeapi.Mount{ContainerPath: "/a", Image: &runtimeapi.ImageSpec{Image: "x"}})},
+		{"host path", codes.InvalidArgument, mount(&runtimeapi.Mount{ContainerPath: "/a", HostPath: "/b", Image: &runtimeapi.ImageSpec{Image: "img"}})},
+		{"mounts[0].image_sub_path", codes.InvalidArgument, mount(&runtimeapi.Mount{ContainerPath: "/a", HostPath: "/b", ImageSubPath: "x"})},
+		{"sub path", codes.InvalidArgument, mount(&runtimeapi.Mount{ContainerPath: "/a", Image: &runtimeapi.ImageSpec{Image: "img"}, ImageSubPath: "/etc"})},
+		{"mount option", codes.InvalidArgument, mount(with(func(m *runtimeapi.Mount) { m.MountOptions = []string{"suid"} }))},
+		{"mappings", codes.InvalidArgument, mount(with(func(m *runtimeapi.Mount) { m.UidMappings = []*runtimeapi.IDMapping{{}} }))},
 		{"propagation", codes.InvalidArgument, mount(with(func(m *runtimeapi.Mount) { m.Propagation = 9 }))},
 		{"mount target", codes.InvalidArgument, mount(with(func(m *runtimeapi.Mount) { m.ContainerPath = "/a/../../host" }))},
 		{"mount source", codes.InvalidArgument, mount(with(func(m *runtimeapi.Mount) { m.HostPath = "relative" }))},
@@ -118,11 +124,21 @@ func TestHostileContainers(t *testing.T) {
 		{"seccomp profile", codes.InvalidArgument, sc(func(c *runtimeapi.LinuxContainerSecurityContext) {
 			c.Seccomp = &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_Localhost, LocalhostRef: "/dev/zero"}
 		})},
-		{"apparmor", codes.Unimplemented, sc(func(c *runtimeapi.LinuxContainerSecurityContext) {
+		{"apparmor", codes.InvalidArgument, sc(func(c *runtimeapi.LinuxContainerSecurityContext) {
 			c.Apparmor = &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_Localhost}
 		})},
-		{"selinux", codes.Unimplemented, sc(func(c *runtimeapi.LinuxContainerSecurityContext) {
-			c.SelinuxOptions = &runtimeapi.SELinuxOption{Role: "r"}
+		{"no AppArmor", codes.InvalidArgument, sc(func(c *runtimeapi.LinuxContainerSecurityContext) {
+			c.Apparmor = &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_Localhost, LocalhostRef: "localhost/mine"}
+		})},
+		{"apparmor_profile", codes.InvalidArgument, sc(func(c *runtimeapi.LinuxContainerSecurityContext) {
+			c.ApparmorProfile = "nonsense" //lint:ignore SA1019 old kubelets still send it
+		})},
+		{"both by number and by name", codes.InvalidArgument, sc(func(c *runtimeapi.LinuxContainerSecurityContext) { c.RunAsUsername = "root" })},
+		{"target_id", codes.InvalidArgument, sc(func(c *runtimeapi.LinuxContainerSecurityContext) {
+			c.NamespaceOptions = &runtimeapi.NamespaceOption{Pid: runtimeapi.NamespaceMode_TARGET}
+		})},
+		{"not in its sandbox", codes.NotFound, sc(func(c *runtimeapi.LinuxContainerSecurityContext) {
+			c.NamespaceOptions = &runtimeapi.NamespaceOption{Pid: runtimeapi.NamespaceMode_TARGET, TargetId: "gone"}
 		})},
 		{"differ", codes.InvalidArgument, sc(func(c *runtimeapi.LinuxContainerSecurityContext) {
 			c.NamespaceOptions = &runtimeapi.NamespaceOption{Pid: runtimeapi.NamespaceMode_NODE}

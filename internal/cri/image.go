@@ -29,6 +29,9 @@ func (s *Server) PullImageProgress(ctx context.Context, req *runtimeapi.PullImag
 	if ref == "" {
 		return nil, badRequest("image.image is missing")
 	}
+	if h := req.GetImage().GetRuntimeHandler(); !s.rt.Handler(h) {
+		return nil, badRequest("image.runtime_handler: no handler %q is configured", h)
+	}
 	o := image.PullOptions{Auth: auth(req.GetAuth())}
 	if progress != nil {
 		o.Progress = func(p image.Progress) { progress(summary(p)) }

@@ -143,6 +143,7 @@ func sandboxSpec(c *runtimeapi.PodSandboxConfig) (runtime.SandboxSpec, error) {
 		Hostname: c.GetHostname(), LogDir: c.GetLogDirectory(), Labels: c.GetLabels(), Annotations: c.GetAnnotations(),
 		CgroupParent: l.GetCgroupParent(), Sysctls: l.GetSysctls(), Privileged: l.GetSecurityContext().GetPrivileged(),
 		Namespaces: sandboxNamespaces(l.GetSecurityContext().GetNamespaceOptions()),
+		SELinux:    seLinux(l.GetSecurityContext().GetSelinuxOptions()),
 	}
 	if d := c.GetDnsConfig(); d != nil {
 		spec.DNS = &runtime.DNS{Servers: d.GetServers(), Searches: d.GetSearches(), Options: d.GetOptions()}

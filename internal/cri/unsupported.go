@@ -6,11 +6,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-const (
-	noSELinux  = "Berth does not set SELinux labels yet"
-	noAppArmor = "Berth does not load AppArmor profiles yet"
-	noUserNS   = "user namespaces are not supported yet"
-)
+const noUserNS = "user namespaces are not supported yet"
 
 // refuseSandbox names the first field that can't be honoured.
 func refuseSandbox(c *runtimeapi.PodSandboxConfig) error {
@@ -30,7 +26,20 @@ func refuseSandbox(c *runtimeapi.PodSandboxConfig) error {
 	if err := refuseNamespaces(at, false, sc.GetNamespaceOptions()); err != nil {
 		return err
 	}
-	return refuseLSM(at, sc.GetSelinuxOptions(), sc.GetApparmor(), "")
+	if sc.GetRunAsGroup() != nil && sc.GetRunAsUser() == nil {
+		return badRequest("%srun_as_group needs run_as_user", at)
+	}
+	return refuseProfiles(at, sc.GetSeccomp(), sc.GetApparmor())
+}
+
+// refuseProfiles: there are three kinds.
+func refuseProfiles(at string, seccomp, appArmor *runtimeapi.SecurityProfile) error {
+	for field, p := range map[string]*runtimeapi.SecurityProfile{"seccomp": seccomp, "apparmor": appArmor} {
+		if _, ok := runtimeapi.SecurityProfile_ProfileType_name[int32(p.GetProfileType())]; !ok {
+			return badRequest("%s%s.profile_type: unknown value %d", at, field, p.GetProfileType())
+		}
+	}
+	return nil
 }
 
 func bad(port, least int32) bool { return port < least || port > 65535 }
@@ -63,28 +72,10 @@ func refuseNamespaces(at string, container bool, o *runtimeapi.NamespaceOption) 
 	return nil
 }
 
-// refuseLSM: without an LSM of its own on the machine "the runtime's default" is no profile, which is
-// what it says; everything else would be a promise broken.
-func refuseLSM(at string, se *runtimeapi.SELinuxOption, aa *runtimeapi.SecurityProfile, old string) error {
-	if se.GetUser()+se.GetRole()+se.GetType()+se.GetLevel() != "" {
-		return unsupported(at+"selinux_options", noSELinux)
-	}
-	if aa.GetProfileType() == runtimeapi.SecurityProfile_Localhost {
-		return unsupported(at+"apparmor", noAppArmor)
-	}
-	if old != "" && old != "unconfined" && old != "runtime/default" {
-		return unsupported(at+"apparmor_profile", noAppArmor)
-	}
-	return nil
-}
-
 // refuseContainer names the first field that can't be honoured.
 func refuseContainer(c *runtimeapi.ContainerConfig) error {
 	if c.GetWindows() != nil {
 		return badRequest("config.windows: this node runs Linux")
-	}
-	if len(c.GetCDIDevices()) > 0 {
-		return unsupported("config.CDI_devices", "CDI devices are not supported yet")
 	}
 	for i, m := range c.GetMounts() {
 		if err := refuseMount(fmt.Sprintf("config.mounts[%d].", i), m); err != nil {
@@ -96,23 +87,12 @@ func refuseContainer(c *runtimeapi.ContainerConfig) error {
 	if err := refuseNamespaces(at, true, sc.GetNamespaceOptions()); err != nil {
 		return err
 	}
-	if p := sc.GetSeccomp(); p != nil {
-		if _, ok := runtimeapi.SecurityProfile_ProfileType_name[int32(p.GetProfileType())]; !ok {
-			return badRequest("%sseccomp.profile_type: unknown value %d", at, p.GetProfileType())
-		}
-	}
-	//lint:ignore SA1019 old kubelets still send it
-	return refuseLSM(at, sc.GetSelinuxOptions(), sc.GetApparmor(), sc.GetApparmorProfile())
+	return refuseProfiles(at, sc.GetSeccomp(), sc.GetApparmor())
 }
 
 func refuseMount(at string, m *runtimeapi.Mount) error {
-	switch {
-	case m.GetImage().GetImage() != "" || m.GetImageSubPath() != "":
-		return unsupported(at+"image", "image volumes are not supported yet")
-	case len(m.GetUidMappings())+len(m.GetGidMappings()) > 0:
-		return unsupported(at+"uidMappings", noUserNS)
-	case len(m.GetMountOptions()) > 0:
-		return unsupported(at+"mount_options", "mount options are not supported yet")
+	if m.GetImage().GetImage() == "" && m.GetImageSubPath() != "" {
+		return badRequest("%simage_sub_path: there is no image", at)
 	}
 	if _, ok := runtimeapi.MountPropagation_name[int32(m.GetPropagation())]; !ok {
 		return badRequest("%spropagation: unknown value %d", at, m.GetPropagation())

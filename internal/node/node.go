@@ -111,7 +111,7 @@ func (n *Node) open(ctx context.Context) error {
 	}
 	n.runtime, err = runtime.Open(ctx, runtime.Config{
 		RunDir: n.cfg.Run, CgroupParent: n.cfg.Names.CgroupParent, Handlers: slices.Sorted(maps.Keys(n.cfg.Handlers)),
-		Images: machine.Images(store), Network: machine.Network(n.network), Shims: machine.Shims(n.shims), Kernel: machine.Kernel{},
+		Images: machine.Images(store), Network: machine.Network(n.network), Shims: machine.Shims(n.shims), Kernel: machine.Kernel{}, LSM: &machine.LSM{},
 		Logger: n.cfg.Log,
 	})
 	if err != nil {

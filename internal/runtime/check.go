@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/containerd/errdefs"
@@ -98,6 +99,9 @@ func checkContainer(s ContainerSpec) error {
 			return err
 		}
 	}
+	if s.Security.RunAsUser != nil && s.Security.RunAsUsername != "" {
+		return invalid("container %s: its user is given both by number and by name", s.Name)
+	}
 	for _, d := range s.Devices {
 		if !filepath.IsAbs(d.HostPath) || !filepath.IsAbs(d.ContainerPath) || hasDotDot(d.ContainerPath) {
 			return invalid("device %q → %q: both must be absolute paths", d.HostPath, d.ContainerPath)
@@ -115,12 +119,47 @@ func checkMount(m Mount) error {
 		return invalid("mount target %q must be an absolute path", m.ContainerPath)
 	case filepath.Clean(m.ContainerPath) == "/":
 		return invalid("nothing can be mounted over the container's root")
+	case m.Image != nil:
+		return checkImageVolume(m)
 	case !filepath.IsAbs(m.HostPath) || strings.ContainsRune(m.HostPath, 0):
 		return invalid("mount source %q must be an absolute path", m.HostPath)
 	case m.RecursiveReadOnly && (!m.ReadOnly || m.Propagation != PropagationPrivate):
 		return invalid("mount of %q: recursive read-only needs read-only and private propagation", m.ContainerPath)
+	case m.Propagation < PropagationPrivate || m.Propagation > PropagationBidirectional:
+		return invalid("mount of %q: unknown propagation %d", m.ContainerPath, m.Propagation)
+	case (len(m.UIDMap) == 0) != (len(m.GIDMap) == 0):
+		return invalid("mount of %q: mappings of users and of groups belong together", m.ContainerPath)
+	}
+	return checkMountOptions(m)
+}
+
+// mountOptions are those that a mount may bring: they take rights away, or say how access times are kept.
+var mountOptions = []string{
+	"ro", "noexec", "nodev", "nosuid", "nosymfollow", "noatime", "nodiratime", "relatime", "strictatime",
+	"rro", "rnoexec", "rnodev", "rnosuid", "rnosymfollow",
+}
+
+func checkMountOptions(m Mount) error {
+	for _, o := range m.Options {
+		if !slices.Contains(mountOptions, o) {
+			return invalid("mount of %q: mount option %q is none of %s", m.ContainerPath, o, strings.Join(mountOptions, ", "))
+		}
 	}
 	return nil
+}
+
+func checkImageVolume(m Mount) error {
+	switch {
+	case m.HostPath != "":
+		return invalid("mount of %q: it is either of an image or of host path %q", m.ContainerPath, m.HostPath)
+	case m.Image.Image == "":
+		return invalid("mount of %q: the image to mount is missing", m.ContainerPath)
+	case m.Image.SubPath != "" && !filepath.IsLocal(m.Image.SubPath):
+		return invalid("mount of %q: sub path %q must stay inside the image", m.ContainerPath, m.Image.SubPath)
+	case len(m.UIDMap)+len(m.GIDMap) > 0:
+		return invalid("mount of %q: an image's files get no mappings of their own", m.ContainerPath)
+	}
+	return checkMountOptions(m)
 }
 
 func hasDotDot(path string) bool {

@@ -199,7 +199,11 @@ func (c *container) build(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	oci, err := c.makeSpec(ctx, img)
+	volumes, err := c.mountVolumes(ctx)
+	if err != nil {
+		return err
+	}
+	oci, err := c.makeSpec(ctx, img, volumes)
 	if err != nil {
 		return err
 	}
@@ -214,7 +218,7 @@ func (c *container) build(ctx context.Context) error {
 }
 
 // makeSpec writes the OCI spec of the container.
-func (c *container) makeSpec(ctx context.Context, img Image) (*specs.Spec, error) {
+func (c *container) makeSpec(ctx context.Context, img Image, volumes map[int]string) (*specs.Spec, error) {
 	st := c.get()
 	who, err := resolveUser(st.Spec.Security, img.Config.User, func(path string) ([]byte, error) {
 		return c.r.cfg.Images.ReadFile(ctx, img, path, maxPasswd)
@@ -224,14 +228,14 @@ func (c *container) makeSpec(ctx context.Context, img Image) (*specs.Spec, error
 	}
 	b := specBuilder{
 		sandbox: c.sb.get(), container: st, image: img, who: who,
-		podDir: c.r.store.podDir(c.sb.id), oomAdj: c.r.oomAdj,
+		podDir: c.r.store.podDir(c.sb.id), oomAdj: c.r.oomAdj, volumes: volumes, lsm: c.r.cfg.LSM, cdiDirs: c.r.cfg.CDIDirs,
 	}
 	if st.Spec.PID == NamespaceTarget {
 		if b.target, err = c.targetPid(); err != nil {
 			return nil, err
 		}
 	}
-	return b.build()
+	return b.build(ctx)
 }
 
 func writeBundle(dir string, s *specs.Spec) error {

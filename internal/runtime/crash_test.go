@@ -41,7 +41,9 @@ func daemonLife(dir string) error {
 	}
 	var ids []string
 	for _, name := range []string{"a", "b"} {
-		c, err := r.CreateContainer(ctx, sb, ContainerSpec{Name: name, Image: "img"})
+		c, err := r.CreateContainer(ctx, sb, ContainerSpec{Name: name, Image: "img", Mounts: []Mount{
+			{ContainerPath: "/a", Image: &ImageVolume{Image: "img"}}, {ContainerPath: "/b", Image: &ImageVolume{Image: "img"}},
+		}})
 		if err != nil {
 			return err
 		}

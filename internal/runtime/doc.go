@@ -36,6 +36,7 @@
 //	sandboxes/<id>.json     what RunSandbox was asked and what came of it
 //	containers/<id>.json    the same for a container
 //	pods/<sandbox id>/      hostname, hosts, resolv.conf and the mount point of /dev/shm
+//	volumes/<container id>/ mounts of the images that are volumes of a container
 //
 // Containers' bundles are under <run>/bundles, snapshots where the image room keeps them. A sandbox has a
 // bundle, too, where its containers share a PID namespace: see keeper.go.

@@ -132,6 +132,7 @@ const (
 	resSnapshot = "snapshot"
 	resBundle   = "bundle"
 	resPodDir   = "pod-dir"
+	resVolume   = "volume"
 	resRecord   = "record"
 	resShim     = "shim"
 	resShimFile = "shim-file" // below the shims' folder, of no group
@@ -206,10 +207,10 @@ func (r *Runtime) cgroups(ctx context.Context) ([]Resource, error) {
 	return out, nil
 }
 
-// mounts lists mount points below the pods' folders and bundles. Those of shims and network are theirs.
+// mounts lists mount points below the pods' folders, image volumes and bundles. Those of shims and network are theirs.
 func (r *Runtime) mounts(ctx context.Context) ([]Resource, error) {
 	var out []Resource
-	for _, dir := range []string{r.store.path("pods"), r.store.bundles} {
+	for _, dir := range []string{r.store.path("pods"), r.store.path("volumes"), r.store.bundles} {
 		points, err := r.cfg.Kernel.Mounts(ctx, dir)
 		if err != nil {
 			return nil, err
@@ -226,7 +227,8 @@ func (r *Runtime) snapshots(ctx context.Context) ([]Resource, error) {
 	keys, err := r.cfg.Images.Keys(ctx)
 	var out []Resource
 	for _, k := range keys {
-		out = append(out, Resource{Kind: resSnapshot, Name: k, Owner: k})
+		owner, _, _ := strings.Cut(k, ".") // what follows it is the number of an image volume
+		out = append(out, Resource{Kind: resSnapshot, Name: k, Owner: owner})
 	}
 	return out, err
 }
@@ -235,7 +237,7 @@ func (r *Runtime) snapshots(ctx context.Context) ([]Resource, error) {
 func (r *Runtime) folders(context.Context) ([]Resource, error) {
 	var out []Resource
 	for _, x := range []struct{ kind, dir, suffix string }{
-		{resBundle, r.store.bundles, ""}, {resPodDir, r.store.path("pods"), ""},
+		{resBundle, r.store.bundles, ""}, {resPodDir, r.store.path("pods"), ""}, {resVolume, r.store.path("volumes"), ""},
 		{resRecord, r.store.path("sandboxes"), ".json"}, {resRecord, r.store.path("containers"), ".json"},
 	} {
 		entries, err := os.ReadDir(x.dir)
@@ -262,7 +264,7 @@ func (r *Runtime) repair(ctx context.Context, x Resource) error {
 		return r.cfg.Kernel.Unmount(ctx, x.Name)
 	case resSnapshot:
 		return r.cfg.Images.Remove(ctx, x.Name)
-	case resBundle, resPodDir, resRecord:
+	case resBundle, resPodDir, resVolume, resRecord:
 		return os.RemoveAll(x.Name)
 	}
 	if x.Kind == resShimFile {

@@ -101,6 +101,7 @@ func (r *Runtime) loadJournals(records map[string]SandboxStatus, sameBoot bool) 
 		}
 		sb.run = sb.actor.do(nothing)
 		r.sandboxes[id] = sb
+		r.cfg.LSM.Reserve(status.SELinuxLabel)
 		if status.State != SandboxRemoving {
 			r.names[sb.key] = sb
 		}

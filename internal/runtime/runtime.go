@@ -37,6 +37,10 @@ type Config struct {
 	Network Network
 	Shims   Shims
 	Kernel  Kernel
+	// LSM may be nil: then the node is taken to have none.
+	LSM LSM
+	// CDIDirs hold the descriptions of CDI devices. Default /etc/cdi and /var/run/cdi.
+	CDIDirs []string
 
 	Logger *slog.Logger
 }
@@ -47,6 +51,12 @@ func (c *Config) setDefaults() error {
 	}
 	if c.CgroupParent == "" {
 		c.CgroupParent = "/berth"
+	}
+	if c.LSM == nil {
+		c.LSM = noLSM{}
+	}
+	if len(c.CDIDirs) == 0 {
+		c.CDIDirs = []string{"/etc/cdi", "/var/run/cdi"}
 	}
 	if c.ResolvConf == "" {
 		c.ResolvConf = "/etc/resolv.conf"

@@ -180,6 +180,9 @@ func (sb *sandbox) commit(state SandboxState) error {
 // Last comes the keeper of a shared PID namespace.
 func (sb *sandbox) build(life context.Context) error {
 	r, spec := sb.r, sb.get().Spec
+	if err := sb.label(); err != nil {
+		return err
+	}
 	g, ctx := errgroup.WithContext(life)
 	netns := make(chan string, 1)
 	g.Go(func() error {

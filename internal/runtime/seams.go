@@ -40,6 +40,8 @@ type Images interface {
 	// Prepare makes a writable root filesystem and returns how to mount it.
 	Prepare(ctx context.Context, key string, img Image) ([]engine.Mount, error)
 	Remove(ctx context.Context, key string) error
+	// View returns the folders of the image's layers, the topmost first, and keeps them until Remove(key).
+	View(ctx context.Context, key string, img Image) (layers []string, err error)
 	// Usage is what is known of a writable layer's size; it walks through no tree, and waits until ctx ends
 	// for a layer that was never measured.
 	Usage(ctx context.Context, key string) (DiskUsage, error)
@@ -238,6 +240,8 @@ type Kernel interface {
 	Cgroups(ctx context.Context, path string) ([]string, error)
 
 	MountTmpfs(ctx context.Context, dir string, size int64) error
+	// MountLayers mounts the layers of an image, the topmost first, read-only at dir.
+	MountLayers(ctx context.Context, dir string, layers []string) error
 	Unmount(ctx context.Context, dir string) error
 	// Mounts lists the mount points below dir.
 	Mounts(ctx context.Context, dir string) ([]string, error)
@@ -285,3 +289,33 @@ type InterfaceUsage struct {
 	RxBytes, RxPackets, RxErrors, RxDropped uint64
 	TxBytes, TxPackets, TxErrors, TxDropped uint64
 }
+
+// LSM are the node's security modules. A node without one answers with empty names and no error where a
+// default is asked for.
+type LSM interface {
+	// AppArmor returns the profile that a process is to be put under; empty is none. A profile by name
+	// that can't be had is an error that wraps errdefs.ErrInvalidArgument.
+	AppArmor(ctx context.Context, mode ProfileMode, name string) (profile string, err error)
+	// SELinux returns the labels of a process and of its files, with a category of their own where the
+	// options bring no level. Release gives the category back.
+	SELinux(o SELinux) (process, files string, err error)
+	Release(process string)
+	// Reserve takes the category of a label of an earlier daemon.
+	Reserve(process string)
+	// Relabel gives a folder and all below it a label for files.
+	Relabel(path, files string) error
+}
+
+// noLSM is a node without any.
+type noLSM struct{}
+
+func (noLSM) AppArmor(_ context.Context, mode ProfileMode, name string) (string, error) {
+	if mode == ProfileLocalhost {
+		return "", invalid("AppArmor profile %q: this node has no AppArmor", name)
+	}
+	return "", nil
+}
+func (noLSM) SELinux(SELinux) (string, string, error) { return "", "", nil }
+func (noLSM) Release(string)                          {}
+func (noLSM) Reserve(string)                          {}
+func (noLSM) Relabel(string, string) error            { return nil }

@@ -1,6 +1,7 @@
 package runtime
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -23,19 +24,23 @@ type specBuilder struct {
 	image     Image
 	who       identity
 	podDir    string
-	oomAdj    int // the least that may be given
-	target    int // the process whose PID namespace is joined, for NamespaceTarget
+	oomAdj    int            // the least that may be given
+	target    int            // the process whose PID namespace is joined, for NamespaceTarget
+	volumes   map[int]string // where image volumes are mounted, by the mount's number
+	lsm       LSM
+	cdiDirs   []string
+	rules     []specs.LinuxDeviceCgroup // for the devices that were asked for
 
 	out *specs.Spec
 }
 
-func (b *specBuilder) build() (*specs.Spec, error) {
+func (b *specBuilder) build(ctx context.Context) (*specs.Spec, error) {
 	b.out = engine.DefaultSpec()
 	b.out.Root = &specs.Root{Path: "rootfs", Readonly: b.container.Spec.Security.ReadonlyRootfs}
 	b.out.Hostname, b.out.Domainname = "", "" // the pod's UTS namespace has it
 	b.out.Annotations = b.annotations()
 	for _, step := range []func() error{
-		b.process, b.namespaces, b.capabilities, b.mounts, b.devices, b.paths, b.resources, b.seccomp,
+		b.process, b.namespaces, b.capabilities, func() error { return b.labels(ctx) }, b.mounts, b.devices, b.paths, b.resources, b.seccomp, b.cdi,
 	} {
 		if err := step(); err != nil {
 			return nil, err
@@ -201,15 +206,7 @@ func (b *specBuilder) resources() error {
 		l.Resources.Devices = []specs.LinuxDeviceCgroup{{Allow: true, Access: "rwm"}}
 		return nil
 	}
-	for i, d := range l.Devices {
-		if i >= len(b.container.Spec.Devices) {
-			break
-		}
-		l.Resources.Devices = append(l.Resources.Devices, specs.LinuxDeviceCgroup{
-			Allow: true, Type: d.Type, Major: &l.Devices[i].Major, Minor: &l.Devices[i].Minor,
-			Access: firstOf(b.container.Spec.Devices[i].Permissions, "rwm"),
-		})
-	}
+	l.Resources.Devices = append(l.Resources.Devices, b.rules...)
 	return nil
 }
 

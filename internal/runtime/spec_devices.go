@@ -3,7 +3,9 @@ package runtime
 import (
 	"io/fs"
 	"os"
+	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -12,25 +14,56 @@ import (
 
 // devices adds those that are asked for, or all of the host's to a privileged container.
 func (b *specBuilder) devices() error {
-	if b.container.Spec.Security.Privileged {
-		b.out.Linux.Devices = hostDevices()
-		return nil
-	}
 	var out []specs.LinuxDevice
 	for _, d := range b.container.Spec.Devices {
-		real, err := filepath.EvalSymlinks(d.HostPath)
+		found, err := requested(d)
 		if err != nil {
-			return invalid("device: %v", err)
+			return err
 		}
-		dev, ok := statDevice(real)
-		if !ok {
-			return invalid("%q is not a device of the host", d.HostPath)
+		out = append(out, found...)
+		if b.container.Spec.Security.Privileged {
+			continue // its cgroup allows every device
 		}
-		dev.Path = d.ContainerPath
-		out = append(out, dev)
+		for i := range found {
+			b.rules = append(b.rules, specs.LinuxDeviceCgroup{
+				Allow: true, Type: found[i].Type, Major: &found[i].Major, Minor: &found[i].Minor, Access: firstOf(d.Permissions, "rwm"),
+			})
+		}
 	}
-	b.out.Linux.Devices = append(out, b.out.Linux.Devices...)
+	if b.container.Spec.Security.Privileged {
+		b.out.Linux.Devices = hostDevices()
+	}
+	// The same path twice: the one that was asked for counts.
+	b.out.Linux.Devices = append(slices.DeleteFunc(b.out.Linux.Devices, func(have specs.LinuxDevice) bool {
+		return slices.ContainsFunc(out, func(d specs.LinuxDevice) bool { return d.Path == have.Path })
+	}), out...)
 	return nil
+}
+
+// requested returns a device, or all devices of a folder, under their names in the container.
+func requested(d Device) ([]specs.LinuxDevice, error) {
+	real, err := filepath.EvalSymlinks(d.HostPath)
+	if err != nil {
+		return nil, invalid("device: %v", err)
+	}
+	var out []specs.LinuxDevice
+	err = filepath.WalkDir(real, func(p string, _ fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if dev, ok := statDevice(p); ok {
+			dev.Path = path.Join(d.ContainerPath, strings.TrimPrefix(p, real))
+			out = append(out, dev)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, invalid("device: %v", err)
+	}
+	if len(out) == 0 {
+		return nil, invalid("%q is not a device of the host", d.HostPath)
+	}
+	return out, nil
 }
 
 // hostDevices lists the devices below /dev, without those that each container has of its own.

@@ -73,10 +73,20 @@ func (b *specBuilder) podMounts() []specs.Mount {
 // ownMounts are those that the container asks for, the shorter path first, so that none hides another.
 func (b *specBuilder) ownMounts() ([]specs.Mount, error) {
 	var out []specs.Mount
-	for _, m := range b.container.Spec.Mounts {
+	for n, m := range b.container.Spec.Mounts {
+		if m.Image != nil {
+			o := append([]string{"rbind", "rprivate", "ro", "noexec", "nosuid", "nodev"}, m.Options...)
+			out = append(out, specs.Mount{Type: "bind", Source: b.volumes[n], Destination: path.Clean(m.ContainerPath), Options: o})
+			continue
+		}
 		src, err := hostPath(m.HostPath)
 		if err != nil {
 			return nil, err
+		}
+		if m.Relabel && b.out.Linux.MountLabel != "" {
+			if err := b.lsm.Relabel(src, b.out.Linux.MountLabel); err != nil {
+				return nil, fmt.Errorf("relabel %s: %w", src, err)
+			}
 		}
 		o := []string{"rbind"}
 		switch m.Propagation {
@@ -95,7 +105,10 @@ func (b *specBuilder) ownMounts() ([]specs.Mount, error) {
 		default:
 			o = append(o, "rw")
 		}
-		out = append(out, specs.Mount{Type: "bind", Source: src, Destination: path.Clean(m.ContainerPath), Options: o})
+		out = append(out, specs.Mount{
+			Type: "bind", Source: src, Destination: path.Clean(m.ContainerPath), Options: append(o, m.Options...),
+			UIDMappings: ociMappings(m.UIDMap), GIDMappings: ociMappings(m.GIDMap),
+		})
 	}
 	slices.SortStableFunc(out, func(a, b specs.Mount) int {
 		return strings.Count(a.Destination, "/") - strings.Count(b.Destination, "/")
@@ -117,4 +130,12 @@ func hostPath(p string) (string, error) {
 		return "", invalid("mount source: %v", err)
 	}
 	return real, nil
+}
+
+func ociMappings(list []IDMapping) []specs.LinuxIDMapping {
+	var out []specs.LinuxIDMapping
+	for _, m := range list {
+		out = append(out, specs.LinuxIDMapping{ContainerID: m.ContainerID, HostID: m.HostID, Size: m.Length})
+	}
+	return out
 }

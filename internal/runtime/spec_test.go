@@ -28,13 +28,13 @@ func builder(t *testing.T, change func(*SandboxSpec, *ContainerSpec, *ImageConfi
 		sandbox:   SandboxStatus{ID: "sb", Spec: sb, NetNS: "/n", IPC: "/i", UTS: "/u", CgroupPath: "/berth/poda"},
 		container: ContainerStatus{ID: "c", Spec: c, CgroupPath: "/berth/poda/c"},
 		image:     Image{Config: img}, who: identity{uid: 5, gid: 6, groups: []uint32{6}, home: "/home/x"},
-		podDir: "/pods/sb", oomAdj: -100,
+		podDir: "/pods/sb", oomAdj: -100, lsm: noLSM{},
 	}
 }
 
 func build(t *testing.T, change func(*SandboxSpec, *ContainerSpec, *ImageConfig)) *specs.Spec {
 	t.Helper()
-	s, err := builder(t, change).build()
+	s, err := builder(t, change).build(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -132,7 +132,7 @@ func TestSpecCommand(t *testing.T) {
 			t.Errorf("command %q args %q: %q", x.command, x.args, s.Process.Args)
 		}
 	}
-	_, err := builder(t, func(_ *SandboxSpec, _ *ContainerSpec, i *ImageConfig) { *i = ImageConfig{} }).build()
+	_, err := builder(t, func(_ *SandboxSpec, _ *ContainerSpec, i *ImageConfig) { *i = ImageConfig{} }).build(t.Context())
 	if !errdefs.IsInvalidArgument(err) {
 		t.Errorf("nothing to run: %v", err)
 	}
@@ -154,7 +154,7 @@ func TestSpecCapabilities(t *testing.T) {
 		{name: "unknown", sec: Security{AddCapabilities: []string{"FLY"}}, bad: true},
 		{name: "ambient all", sec: Security{AmbientCapabilities: []string{"ALL"}}, bad: true},
 	} {
-		s, err := builder(t, func(_ *SandboxSpec, c *ContainerSpec, _ *ImageConfig) { c.Security = x.sec }).build()
+		s, err := builder(t, func(_ *SandboxSpec, c *ContainerSpec, _ *ImageConfig) { c.Security = x.sec }).build(t.Context())
 		if x.bad {
 			if !errdefs.IsInvalidArgument(err) {
 				t.Errorf("%s: %v", x.name, err)

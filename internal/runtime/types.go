@@ -49,6 +49,8 @@ type SandboxSpec struct {
 	// Sysctls are set in the pod's own namespaces.
 	Sysctls    map[string]string `json:"sysctls,omitempty"`
 	Privileged bool              `json:"privileged,omitempty"`
+	// SELinux is what containers get that bring no options of their own.
+	SELinux *SELinux `json:"seLinux,omitempty"`
 	// Handler is the RuntimeClass handler; empty is the node's own.
 	Handler string `json:"handler,omitempty"`
 	// Resources are the limits of the pod's cgroup, if the caller did not set them itself.
@@ -84,6 +86,8 @@ type ContainerSpec struct {
 	Env        []EnvVar `json:"env,omitempty"`
 	Mounts     []Mount  `json:"mounts,omitempty"`
 	Devices    []Device `json:"devices,omitempty"`
+	// CDIDevices are fully qualified names of the Container Device Interface, "vendor.com/class=name".
+	CDIDevices []string `json:"cdiDevices,omitempty"`
 
 	Labels      map[string]string `json:"labels,omitempty"`
 	Annotations map[string]string `json:"annotations,omitempty"`
@@ -119,13 +123,37 @@ const (
 	PropagationBidirectional
 )
 
-// Mount binds a host path into the container.
+// Mount binds a host path, or the files of an image, into the container.
 type Mount struct {
 	ContainerPath     string      `json:"containerPath"`
-	HostPath          string      `json:"hostPath"`
+	HostPath          string      `json:"hostPath,omitempty"`
 	ReadOnly          bool        `json:"readOnly,omitempty"`
 	RecursiveReadOnly bool        `json:"recursiveReadOnly,omitempty"`
 	Propagation       Propagation `json:"propagation,omitempty"`
+	// Relabel gives the source the container's SELinux label, where the node has SELinux.
+	Relabel bool `json:"relabel,omitempty"`
+	// Options restrict what can be done in the mount: see mountOptions.
+	Options []string `json:"options,omitempty"`
+	// UIDMap and GIDMap translate owners, as an idmapped mount does.
+	UIDMap []IDMapping `json:"uidMap,omitempty"`
+	GIDMap []IDMapping `json:"gidMap,omitempty"`
+	// Image is set instead of HostPath for an image's files, which are read-only.
+	Image *ImageVolume `json:"image,omitempty"`
+}
+
+// ImageVolume says which files of which image.
+type ImageVolume struct {
+	Image   string `json:"image"`
+	SubPath string `json:"subPath,omitempty"` // relative; empty is all of it
+	// Ref names the image by digest once the container has been created.
+	Ref string `json:"ref,omitempty"`
+}
+
+// IDMapping is a range of user or group IDs of a user namespace.
+type IDMapping struct {
+	ContainerID uint32 `json:"containerID"`
+	HostID      uint32 `json:"hostID"`
+	Length      uint32 `json:"length"`
 }
 
 // Device makes a host device visible in the container; Permissions is a subset of "rwm".
@@ -184,6 +212,28 @@ type Security struct {
 
 	Seccomp        SeccompMode `json:"seccomp"`
 	SeccompProfile string      `json:"seccompProfile,omitempty"`
+
+	// AppArmor and SELinux are of use where the node has them.
+	AppArmor        ProfileMode `json:"appArmor,omitempty"`
+	AppArmorProfile string      `json:"appArmorProfile,omitempty"`
+	SELinux         *SELinux    `json:"seLinux,omitempty"`
+}
+
+// ProfileMode chooses an AppArmor profile.
+type ProfileMode int
+
+const (
+	ProfileDefault ProfileMode = iota
+	ProfileUnconfined
+	ProfileLocalhost // one that is loaded on the node, by name
+)
+
+// SELinux are the parts of a label; empty ones are the node's default.
+type SELinux struct {
+	User  string `json:"user,omitempty"`
+	Role  string `json:"role,omitempty"`
+	Type  string `json:"type,omitempty"`
+	Level string `json:"level,omitempty"`
 }
 
 // SandboxState is where a sandbox is in its life.
@@ -211,6 +261,9 @@ type SandboxStatus struct {
 	Pid int `json:"pid,omitempty"`
 	// CgroupPath is the pod's cgroup below the hierarchies' roots.
 	CgroupPath string `json:"cgroupPath"`
+	// SELinuxLabel and SELinuxMount are the pod's labels where the node has SELinux.
+	SELinuxLabel string `json:"seLinuxLabel,omitempty"`
+	SELinuxMount string `json:"seLinuxMount,omitempty"`
 }
 
 // ContainerState is where a container is in its life.

@@ -26,6 +26,7 @@ const (
 	kindShm         effectKind = "shm"          // the mount of the pod's /dev/shm
 
 	kindSnapshot effectKind = "snapshot" // a container's writable layer
+	kindVolumes  effectKind = "volumes"  // mounts of the images that are a container's volumes
 	kindBundle   effectKind = "bundle"   // a container's config.json and stdio
 	kindTask     effectKind = "task"     // a container's processes and cgroup
 )
@@ -66,6 +67,8 @@ func (r *Runtime) undo(ctx context.Context, l *ledger, e entry) error {
 		return r.cfg.Kernel.Unmount(ctx, filepath.Join(r.store.podDir(e.Object), "shm"))
 	case kindSnapshot:
 		return r.cfg.Images.Remove(ctx, e.Object)
+	case kindVolumes:
+		return r.undoVolumes(ctx, e.Object)
 	case kindBundle:
 		return r.undoBundle(ctx, e.Object)
 	case kindTask:
@@ -218,6 +221,7 @@ func (r *Runtime) forget(sb *sandbox) error {
 		return err
 	}
 	sb.interrupt()
+	r.cfg.LSM.Release(sb.get().SELinuxLabel)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	delete(r.sandboxes, sb.id)

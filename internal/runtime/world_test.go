@@ -123,6 +123,9 @@ func (f fakeImages) Lookup(_ context.Context, ref string) (Image, error) {
 func (f fakeImages) Prepare(ctx context.Context, key string, _ Image) ([]engine.Mount, error) {
 	return []engine.Mount{{Type: "overlay"}}, f.w.make(ctx, "snapshot", key, nil)
 }
+func (f fakeImages) View(ctx context.Context, key string, _ Image) ([]string, error) {
+	return []string{"/layer"}, f.w.make(ctx, "snapshot", key, nil)
+}
 func (f fakeImages) Remove(ctx context.Context, key string) error {
 	return f.w.unmake(ctx, "snapshot", key)
 }
@@ -389,6 +392,9 @@ func (f fakeKernel) Cgroups(_ context.Context, parent string) ([]string, error) 
 	return out, nil
 }
 func (f fakeKernel) MountTmpfs(ctx context.Context, dir string, _ int64) error {
+	return f.w.make(ctx, "mount", dir, nil)
+}
+func (f fakeKernel) MountLayers(ctx context.Context, dir string, _ []string) error {
 	return f.w.make(ctx, "mount", dir, nil)
 }
 func (f fakeKernel) Unmount(ctx context.Context, dir string) error {

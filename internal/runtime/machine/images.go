@@ -59,6 +59,16 @@ func (i images) Prepare(ctx context.Context, key string, img runtime.Image) ([]e
 	return out, nil
 }
 
+// View keeps an image's layers under a key and says where they are.
+func (i images) View(ctx context.Context, key string, img runtime.Image) ([]string, error) {
+	native, err := i.get(img.ID)
+	if err != nil {
+		return nil, err
+	}
+	root, err := i.store.Prepare(ctx, key, native)
+	return root.Lower, err
+}
+
 // Remove removes a snapshot.
 func (i images) Remove(ctx context.Context, key string) error { return i.store.RemoveRootfs(ctx, key) }
 

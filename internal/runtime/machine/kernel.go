@@ -153,6 +153,11 @@ func (Kernel) MountTmpfs(_ context.Context, dir string, size int64) error {
 	return sys.MountShm(dir, size)
 }
 
+// MountLayers mounts an image.
+func (Kernel) MountLayers(_ context.Context, dir string, layers []string) error {
+	return sys.MountLayers(dir, layers)
+}
+
 // Unmount takes the mount at dir away, if there is one.
 func (Kernel) Unmount(_ context.Context, dir string) error { return sys.Unpin(dir) }
 
