@@ -86,10 +86,10 @@ func (*LSM) Release(process string) {
 	}
 }
 
-// Reserve takes a category that is in use.
+// Reserve takes a category that is in use. Pods that chose theirs may share one: then it is taken already.
 func (*LSM) Reserve(process string) {
 	if process != "" && selinux.GetEnabled() {
-		selinux.ReserveLabel(process)
+		_ = selinux.ReserveLabelV2(process)
 	}
 }
 
