@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"syscall"
 
@@ -102,6 +103,13 @@ func (c *Container) Delete(ctx context.Context) error {
 		return fmt.Errorf("delete container %s: %w", c.state.ID, err)
 	}
 	c.closeFiles()
+	c.mu.Lock()
+	first := !c.deleted
+	c.deleted = true
+	c.mu.Unlock()
+	if first {
+		c.poststop(context.WithoutCancel(ctx))
+	}
 	return nil
 }
 
@@ -113,6 +121,8 @@ type AdoptOptions struct {
 	// Parked is where the container waits for Start: see Park. With it Adopt calls on the child, so
 	// it is for whoever is about to start it.
 	Parked string
+	// Log is as in CreateOptions.
+	Log *slog.Logger
 }
 
 // Adopt takes over a container whose creator died. Its first process may have ended meanwhile: Wait
@@ -123,7 +133,7 @@ func Adopt(_ context.Context, st State, spec *specs.Spec, o AdoptOptions) (*Cont
 	if err != nil {
 		return nil, fmt.Errorf("adopt container %s: %w", st.ID, err)
 	}
-	c := &Container{state: st, spec: spec, group: group}
+	c := &Container{state: st, spec: spec, group: group, log: o.Log}
 	if spec.Linux != nil {
 		if c.filter, err = compileSeccomp(spec.Linux.Seccomp); err != nil {
 			return nil, fmt.Errorf("adopt container %s: %w", st.ID, err)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"sync"
@@ -33,6 +34,9 @@ type Container struct {
 	filter *seccomp.Filter
 	// twoSteps: the child was born twice, so it is in its cgroup and namespaces already (see secondStep).
 	twoSteps bool
+	hooked   bool // a hook was run, so poststop hooks are owed
+	deleted  bool
+	log      *slog.Logger
 }
 
 // launcher is the sealed first program, one for the whole process: it is a constant of the binary.
@@ -73,7 +77,7 @@ func create(ctx context.Context, o CreateOptions) (_ *Container, err error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Container{spec: o.Spec, group: group, state: State{
+	c := &Container{spec: o.Spec, group: group, log: o.Log, state: State{
 		ID: o.ID, Bundle: o.Bundle, Created: time.Now(), CgroupPath: group.Path(), Files: len(o.Files),
 	}}
 	defer func() {
@@ -157,6 +161,15 @@ func (c *Container) furnish(ctx context.Context, o CreateOptions, root *os.File)
 	if err := u.destination(o.Spec.Process.Cwd, true, o.Spec.Mounts); err != nil {
 		return fmt.Errorf("process.cwd: %w", err)
 	}
+	if createHooks(o.Spec) {
+		if err := c.stage.Run(ctx, u.p); err != nil {
+			return childError(err)
+		}
+		if err := c.beforePivot(ctx); err != nil {
+			return err
+		}
+		u.p = &stage.Program{}
+	}
 	u.pivot()
 	if err := c.stage.Run(ctx, u.p); err != nil {
 		return childError(err)
@@ -216,8 +229,12 @@ func (c *Container) undo() {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
+	c.group.Kill(ctx) // what hooks left
 	c.group.Delete(ctx)
 	c.closeFiles()
+	if c.hooked {
+		c.poststop(ctx)
+	}
 }
 
 func (c *Container) closeFiles() {
@@ -237,12 +254,18 @@ func (c *Container) Start(ctx context.Context) error {
 		return fmt.Errorf("start container %s: it was started before: %w", c.state.ID, os.ErrInvalid)
 	}
 	defer s.Close()
+	if err := c.startHooks(ctx, s); err != nil {
+		return fmt.Errorf("start container %s: %w", c.state.ID, err)
+	}
 	if err := c.execute(ctx, s, c.spec.Process, c.state.Files); err != nil {
 		return err
 	}
 	c.mu.Lock()
 	c.state.Started = true
 	c.mu.Unlock()
+	if err := c.poststart(ctx); err != nil {
+		return fmt.Errorf("start container %s: %w", c.state.ID, err)
+	}
 	return nil
 }
 
@@ -261,9 +284,31 @@ func (c *Container) execute(ctx context.Context, s *stage.Stage, p *specs.Proces
 		return fmt.Errorf("process.capabilities: %w", err)
 	}
 	sets, _ = sets.Clamp(h)
-	e := execution{p: &stage.Program{}, process: p, caps: sets, held: h, filter: c.filter, keep: files}
+	e := execution{p: &stage.Program{}, process: p, caps: sets, held: h, filter: c.filter, keep: files, linux: c.spec.Linux}
+	if c.filter != nil && c.filter.Notify {
+		if e.gate, err = newGate(); err != nil {
+			return err
+		}
+		defer e.gate.close()
+	}
+	if err := schedule(s.Pid, p); err != nil {
+		return err
+	}
+	if err := e.labels(s.Pid); err != nil {
+		return err
+	}
 	e.build()
-	err = s.Run(ctx, e.p)
+	if e.gate == nil {
+		err = s.Run(ctx, e.p)
+	} else {
+		err = s.RunInTwo(ctx, e.p, func() error {
+			status := specs.StateRunning
+			if s.Pid == c.state.Pid {
+				status = specs.StateCreated
+			}
+			return errors.Join(c.handOver(ctx, s, status), e.gate.open())
+		})
+	}
 	if errors.Is(err, stage.ErrExecuted) {
 		return nil
 	}
@@ -298,9 +343,6 @@ func compileSeccomp(s *specs.LinuxSeccomp) (*seccomp.Filter, error) {
 	f, err := seccomp.Compile(s)
 	if err != nil {
 		return nil, fmt.Errorf("linux.seccomp: %w", err)
-	}
-	if f.Notify {
-		return nil, errors.New("linux.seccomp: the action SCMP_ACT_NOTIFY is not supported")
 	}
 	return f, nil
 }

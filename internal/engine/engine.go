@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"log/slog"
 	"os"
 	"time"
 
@@ -49,6 +50,8 @@ type CreateOptions struct {
 	// NoPivot leaves the host's root filesystem mounted below the container's and changes the root
 	// directory only: for a host that runs from an initramfs, which can't be pivoted.
 	NoPivot bool
+	// Log is told of failures that change nothing: those of poststop hooks. nil: nobody is.
+	Log *slog.Logger
 }
 
 // ExecOptions says what to run in a running container.

@@ -35,7 +35,7 @@ func (c *Container) exec(ctx context.Context, o ExecOptions) (_ *Process, err er
 		return nil, err
 	}
 	a := stage.Attr{Stdin: o.Stdio.In, Stdout: o.Stdio.Out, Stderr: o.Stdio.Err, Extra: o.Files}
-	if v2, err := c.group.FD(); err == nil {
+	if v2, err := c.group.FD(); err == nil && !initialCPUs(o.Process) {
 		defer v2.Close()
 		a.Cgroup = v2
 	}
@@ -59,6 +59,14 @@ func (c *Container) exec(ctx context.Context, o ExecOptions) (_ *Process, err er
 		}
 	}()
 	end = trace.Start(ctx, "engine.exec.join")
+	if initialCPUs(o.Process) { // before it is in the container's cgroup
+		if err := setCPUs(s.Pid, "initial", o.Process.ExecCPUAffinity.Initial); err != nil {
+			return nil, err
+		}
+		if err := c.group.Join(s.Pid); err != nil {
+			return nil, err
+		}
+	}
 	if err := setLimits(s.Pid, o.Process.Rlimits); err != nil {
 		return nil, err
 	}
@@ -69,6 +77,11 @@ func (c *Container) exec(ctx context.Context, o ExecOptions) (_ *Process, err er
 		return nil, err
 	}
 	end()
+	if af := o.Process.ExecCPUAffinity; af != nil {
+		if err := setCPUs(s.Pid, "final", af.Final); err != nil {
+			return nil, err
+		}
+	}
 	if o.Process.Terminal {
 		if p.console, err = stealConsole(s); err != nil {
 			return nil, err
@@ -144,4 +157,8 @@ func startIn(target *os.File, start func() (*stage.Stage, error)) (*stage.Stage,
 	}
 	runtime.UnlockOSThread()
 	return s, err
+}
+
+func initialCPUs(p *specs.Process) bool {
+	return p.ExecCPUAffinity != nil && p.ExecCPUAffinity.Initial != ""
 }

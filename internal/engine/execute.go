@@ -20,6 +20,8 @@ type execution struct {
 	held    caps.Held
 	filter  *seccomp.Filter // nil: none
 	keep    int             // descriptors above 2 that the process gets
+	linux   *specs.Linux    // of the container
+	gate    *gate           // nil: the filter has no listener
 }
 
 // build writes the program. The order matters: what needs privilege comes before it is dropped; the
@@ -34,6 +36,7 @@ func (e *execution) build() {
 		umask = *e.process.User.Umask
 	}
 	e.do("set umask", unix.SYS_UMASK, stage.Int(umask))
+	e.domains(e.linux)
 	if !e.process.NoNewPrivileges {
 		e.seccomp()
 	}
@@ -51,14 +54,39 @@ func (e *execution) do(what string, nr uintptr, args ...stage.Arg) *stage.Instru
 	return e.p.Do(what, nr, args...)
 }
 
-// workingDirectory enters process.cwd without following a magic link (CVE-2024-21626).
+// cwdCell is the answered cell with the descriptor of the working directory.
+const cwdCell = 13
+
+// workingDirectory enters process.cwd without following a magic link (CVE-2024-21626). A directory that root may not
+// enter (on NFS, say) waits until the child is the user.
 func (e *execution) workingDirectory() {
+	var denied stage.Label
+	if i := e.openCwd(); e.process.User.UID != 0 {
+		i.Tolerate(unix.EACCES).ElseGoTo(&denied)
+	}
+	e.do("enter working directory "+e.process.Cwd, unix.SYS_FCHDIR, stage.Answered(cwdCell).Value())
+	e.p.Mark(&denied)
+}
+
+func (e *execution) openCwd() *stage.Instruction {
 	how := e.p.Words(stage.Int(openPath|unix.O_DIRECTORY), stage.Int(0), stage.Int(unix.RESOLVE_NO_MAGICLINKS))
-	cwd := stage.Answered(0)
-	what := "enter working directory " + e.process.Cwd
-	e.do(what, unix.SYS_OPENAT2, stage.Int(unix.AT_FDCWD), e.p.String(e.process.Cwd), how, stage.Int(24)).Into(cwd)
-	e.do(what, unix.SYS_FCHDIR, cwd.Value())
-	e.do("close", unix.SYS_CLOSE, cwd.Value())
+	i := e.do("enter working directory "+e.process.Cwd, unix.SYS_OPENAT2, stage.Int(unix.AT_FDCWD), e.p.String(e.process.Cwd), how, stage.Int(24))
+	return i.Into(stage.Answered(cwdCell))
+}
+
+// workingDirectoryAsUser is the second try.
+func (e *execution) workingDirectoryAsUser() {
+	if e.process.User.UID == 0 {
+		return
+	}
+	cwd := stage.Answered(cwdCell)
+	var again, done stage.Label
+	e.do("look for working directory", unix.SYS_FCNTL, cwd.Value(), stage.Int(unix.F_GETFD)).Tolerate(unix.EBADF).ElseGoTo(&again)
+	e.p.GoTo(&done)
+	e.p.Mark(&again)
+	e.openCwd()
+	e.do("enter working directory "+e.process.Cwd, unix.SYS_FCHDIR, cwd.Value())
+	e.p.Mark(&done)
 }
 
 func (e *execution) prctl(what string, args ...int) *stage.Instruction {
@@ -87,6 +115,7 @@ func (e *execution) credentials() {
 	e.do("set supplementary groups", unix.SYS_SETGROUPS, stage.Int(len(u.AdditionalGids)), e.p.Bytes(groups))
 	e.do("set group", unix.SYS_SETRESGID, stage.Int(u.GID), stage.Int(u.GID), stage.Int(u.GID))
 	e.do("set user", unix.SYS_SETRESUID, stage.Int(u.UID), stage.Int(u.UID), stage.Int(u.UID))
+	e.workingDirectoryAsUser()
 	e.prctl("reset keepcaps", unix.PR_SET_KEEPCAPS, 0)
 	e.capset()
 	e.prctl("clear ambient capabilities", unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL).Tolerate(unix.EINVAL)
@@ -117,7 +146,19 @@ func (e *execution) seccomp() {
 		return
 	}
 	prog := e.p.Words(stage.Int(len(e.filter.Program)), e.p.Bytes(e.filter.Bytes()))
-	e.do("load seccomp filter", unix.SYS_SECCOMP, stage.Int(unix.SECCOMP_SET_MODE_FILTER), stage.Int(e.filter.Flags), prog)
+	flags := e.filter.Flags
+	if e.gate != nil {
+		flags |= unix.SECCOMP_FILTER_FLAG_NEW_LISTENER
+		if flags&unix.SECCOMP_FILTER_FLAG_TSYNC != 0 { // of one thread; without this flag the two exclude one another
+			flags |= unix.SECCOMP_FILTER_FLAG_TSYNC_ESRCH
+		}
+	}
+	load := e.do("load seccomp filter", unix.SYS_SECCOMP, stage.Int(unix.SECCOMP_SET_MODE_FILTER), stage.Int(flags), prog)
+	if e.gate != nil {
+		load.Into(stage.Answered(listenerCell))
+		e.p.Answer()
+		e.do("wait for the seccomp agent", unix.SYS_WRITE, e.p.File(e.gate.w), e.p.Bytes([]byte{0}), stage.Int(1))
+	}
 }
 
 // execve tries what execvp(3) would: the path itself, or each directory of PATH.

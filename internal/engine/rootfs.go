@@ -14,7 +14,11 @@ import (
 // openRootfs makes the detached mount that becomes the container's root.
 func openRootfs(o CreateOptions) (*os.File, error) {
 	if len(o.Rootfs) == 0 {
-		tree, err := bindTree(o.rootPath(), mountOptions{recursive: true})
+		opts := mountOptions{recursive: true}
+		if strings.TrimPrefix(o.Spec.Linux.RootfsPropagation, "r") == "slave" { // of the host's mount there
+			opts.rattr.Propagation = unix.MS_SLAVE
+		}
+		tree, err := bindTree(o.rootPath(), opts)
 		if err != nil {
 			return nil, fmt.Errorf("root filesystem: %w", err)
 		}

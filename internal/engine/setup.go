@@ -90,7 +90,20 @@ func (u *setup) attachRoot() {
 	u.do("stop mount propagation to the host", unix.SYS_MOUNT, stage.Int(0), p.String("/"), stage.Int(0), stage.Int(unix.MS_REC|unix.MS_SLAVE), stage.Int(0))
 	// The descriptor of a packet is gone with the packet: keep a duplicate.
 	u.do("receive root filesystem", unix.SYS_FCNTL, p.File(u.root), stage.Int(unix.F_DUPFD_CLOEXEC), stage.Int(0)).Into(u.rootCell)
-	u.do("open /", unix.SYS_OPENAT, stage.Int(unix.AT_FDCWD), p.String("/"), stage.Int(openPath|unix.O_DIRECTORY)).Into(u.dest)
+	at := func(path string) *stage.Instruction {
+		return u.do("open "+path, unix.SYS_OPENAT, stage.Int(unix.AT_FDCWD), p.String(path), stage.Int(openPath|unix.O_DIRECTORY)).Into(u.dest)
+	}
+	if createHooks(u.o.Spec) && u.o.Spec.Root != nil && u.o.Spec.Root.Path != "" {
+		// Hooks look for the root filesystem where the spec has it.
+		var missing, opened stage.Label
+		at(u.o.rootPath()).TolerateAny().ElseGoTo(&missing)
+		p.GoTo(&opened)
+		p.Mark(&missing)
+		at("/")
+		p.Mark(&opened)
+	} else {
+		at("/")
+	}
 	u.moveTo("attach root filesystem", u.rootCell.Value())
 	u.closeCell(u.dest)
 }

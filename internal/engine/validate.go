@@ -30,6 +30,15 @@ func validate(o CreateOptions) error {
 	if err := unsupportedFields(s); err != nil {
 		return err
 	}
+	if err := validateHooks(s.Hooks); err != nil {
+		return err
+	}
+	if err := validateDomains(s.Linux); err != nil {
+		return err
+	}
+	if s.Linux.MountLabel != "" && !hasSELinux() {
+		return fmt.Errorf("linux.mountLabel %q: this kernel has no SELinux, or it is switched off", s.Linux.MountLabel)
+	}
 	for n, m := range s.Mounts {
 		if err := validateMount(m); err != nil {
 			return fmt.Errorf("mounts[%d].%w", n, err)
@@ -92,23 +101,16 @@ func validateProcess(p *specs.Process) error {
 		return errors.New("process.args is empty: there is no program to run")
 	case !filepath.IsAbs(p.Cwd):
 		return fmt.Errorf("process.cwd %q is not an absolute path", p.Cwd)
-	case p.ApparmorProfile != "":
-		return errors.New("process.apparmorProfile is not supported")
-	case p.SelinuxLabel != "":
-		return errors.New("process.selinuxLabel is not supported")
-	case p.Scheduler != nil:
-		return errors.New("process.scheduler is not supported")
-	case p.IOPriority != nil:
-		return errors.New("process.ioPriority is not supported")
-	case p.ExecCPUAffinity != nil:
-		return errors.New("process.execCPUAffinity is not supported")
 	}
 	for n, s := range append(append([]string{p.Cwd}, p.Args...), p.Env...) {
 		if strings.ContainsRune(s, 0) {
 			return fmt.Errorf("process: cwd, args and env: string %d holds a NUL byte", n)
 		}
 	}
-	return nil
+	if err := checkLabels(p); err != nil {
+		return err
+	}
+	return validateAttributes(p)
 }
 
 func validateNamespaces(s *specs.Spec) error {
@@ -167,12 +169,8 @@ func unsupportedFields(s *specs.Spec) error {
 		name string
 		set  bool
 	}{
-		{"hooks", s.Hooks != nil},
 		{"linux.intelRdt", l.IntelRdt != nil},
-		{"linux.mountLabel", l.MountLabel != ""},
-		{"linux.personality", l.Personality != nil},
 		{"linux.netDevices", len(l.NetDevices) > 0},
-		{"linux.memoryPolicy", l.MemoryPolicy != nil},
 		{"solaris, windows, vm, zos or freebsd", s.Solaris != nil || s.Windows != nil || s.VM != nil || s.ZOS != nil},
 	} {
 		if f.set {

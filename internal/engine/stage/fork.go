@@ -54,7 +54,7 @@ func (s *Stage) follow(pidfd int) error {
 	if err != nil {
 		return fmt.Errorf("stage: fetch the copy's pidfd: %w", err)
 	}
-	pid, err := pidOf(f)
+	pid, err := PidOf(f)
 	if err != nil {
 		f.Close()
 		return err
@@ -93,8 +93,8 @@ func (s *Stage) Steal(number int) (*os.File, error) {
 	return os.NewFile(uintptr(fd), "stolen"), nil
 }
 
-// pidOf is the process number behind a pidfd, in this process's pid namespace.
-func pidOf(pidfd *os.File) (int, error) {
+// PidOf is the process number behind a pidfd, in this process's pid namespace.
+func PidOf(pidfd *os.File) (int, error) {
 	raw, err := pidfd.SyscallConn()
 	if err != nil {
 		return 0, err
