@@ -29,6 +29,8 @@ func TestLintRulesBite(t *testing.T) {
 		"internal/shim/server/x.go": module + "/internal/image",
 		"internal/engine/x.go":      module + "/internal/shim/client",
 		"internal/oci/x.go":         module + "/internal/shim/client",
+		"internal/config/x.go":      module + "/internal/node",
+		"internal/telemetry/x.go":   module + "/internal/runtime",
 		"internal/sys/x.go":         module + "/internal/engine",
 		"internal/demo/x.go":        "golang.org/x/sys/unix",
 	}

@@ -120,6 +120,7 @@ func nodeConfig(l *config.Loaded, log *slog.Logger) node.Config {
 		Streaming: streaming.Config{
 			Address: l.Streaming.Address, Advertise: l.Streaming.Advertise, IdleTimeout: l.Streaming.IdleTimeout.Duration,
 		},
+		Monitor: l.Metrics.Address, Traces: l.Tracing.Endpoint, TraceRatio: l.Tracing.SampleRatio,
 		Tunable: tunable(l),
 		Log:     log,
 	}

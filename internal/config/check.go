@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/url"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -31,6 +32,13 @@ func (l *Loaded) Check() error {
 	c.images()
 	if p := l.Cgroup.Parent; p != "" && (!strings.HasPrefix(p, "/") || filepath.Clean(p) != p || p == "/") {
 		c.bad("cgroup.parent", "%q is no cgroup: write it like \"/berth\"", p)
+	}
+	c.address("metrics.address", l.Metrics.Address)
+	if u, err := url.Parse(l.Tracing.Endpoint); l.Tracing.Endpoint != "" && (err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https") {
+		c.bad("tracing.endpoint", "%q is no URL of a collector: write it like \"http://127.0.0.1:4318\"", l.Tracing.Endpoint)
+	}
+	if r := l.Tracing.SampleRatio; !(r >= 0 && r <= 1) {
+		c.bad("tracing.sample_ratio", "%v is not from 0 to 1", r)
 	}
 	slices.SortFunc(c.errs, func(a, b error) int { return strings.Compare(a.Error(), b.Error()) })
 	return errors.Join(c.errs...)

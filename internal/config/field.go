@@ -91,6 +91,9 @@ func literal(v reflect.Value) string {
 		}
 		return "[" + strings.Join(items, ", ") + "]"
 	}
+	if v.Kind() == reflect.Float64 && v.Float() == float64(int64(v.Float())) {
+		return fmt.Sprintf("%.1f", v.Float()) // TOML tells 1.0 from 1
+	}
 	return fmt.Sprint(v.Interface())
 }
 

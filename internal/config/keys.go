@@ -27,6 +27,8 @@ type Config struct {
 	Network  Network            `toml:"network"`
 	Images   Images             `toml:"images"`
 	Cgroup   Cgroup             `toml:"cgroup"`
+	Metrics  Metrics            `toml:"metrics"`
+	Tracing  Tracing            `toml:"tracing"`
 }
 
 // Log is what the daemon says on standard error.
@@ -105,6 +107,21 @@ type Cgroup struct {
 	Parent string `toml:"parent"`
 }
 
+// Metrics is where Prometheus finds numbers.
+type Metrics struct {
+	// Address that serves /metrics and /healthz over HTTP, as "127.0.0.1:9745". Whoever reaches it may
+	// read. Empty serves them on node.sock in the run folder alone.
+	Address string `toml:"address"`
+}
+
+// Tracing is where the steps of each pod's start are sent to.
+type Tracing struct {
+	// OpenTelemetry collector that takes OTLP over HTTP, as "http://127.0.0.1:4318". Empty sends nothing.
+	Endpoint string `toml:"endpoint"`
+	// Share of the calls that are traced, from 0 to 1. A caller that brings a trace decides for itself.
+	SampleRatio float64 `toml:"sample_ratio"`
+}
+
 // Default is what holds where nothing is configured.
 func Default() Config {
 	return Config{
@@ -114,5 +131,6 @@ func Default() Config {
 		Shims:     Shims{GroupSize: 32},
 		Handlers:  map[string]Handler{},
 		Images:    Images{Downloads: 6, KeepForRetry: Duration{10 * time.Minute}},
+		Tracing:   Tracing{SampleRatio: 1},
 	}
 }

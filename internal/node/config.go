@@ -40,6 +40,12 @@ type Config struct {
 	Downloads, Unpacks int
 	// Streaming says where exec, attach and port-forward are served; the zero value is loopback.
 	Streaming streaming.Config
+	// Monitor is a TCP address that serves /metrics and /healthz too; empty is none.
+	Monitor string
+	// Traces is an OTLP/HTTP collector that is sent the steps of calls, and TraceRatio the share of them;
+	// empty is none.
+	Traces     string
+	TraceRatio float64
 	Tunable
 	// NodeName is what pods are told; empty is the machine's host name.
 	NodeName string

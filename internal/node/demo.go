@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"time"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -20,6 +21,8 @@ type images struct {
 	*image.Store
 	exe string // what the demo image is made from
 	log *slog.Logger
+
+	pulled func(began time.Time, err error) // is told of each pull
 
 	mu   sync.Mutex // making the demo image
 	made bool       // it is in the store, of this binary
@@ -40,7 +43,10 @@ func (i *images) Pull(ctx context.Context, ref string, o image.PullOptions) (*im
 	if isDemo(ref) {
 		return i.demo(ctx)
 	}
-	return i.Store.Pull(ctx, ref, o)
+	began := time.Now()
+	img, err := i.Store.Pull(ctx, ref, o)
+	i.pulled(began, err)
+	return img, err
 }
 
 // Remove removes an image, and looks for the demo image anew when it is asked for again.

@@ -32,6 +32,9 @@ func (n *Node) close() error {
 	if n.cri != nil {
 		add("the CRI server", n.cri.Close())
 	}
+	if n.tracer != nil {
+		add("the tracer", n.tracer.Close())
+	}
 	// A node that could not even open its rooms, where there was none before it, has nothing either.
 	empty := n.runtime == nil && n.fresh || n.runtime != nil && n.spotless()
 	if n.runtime != nil {

@@ -44,6 +44,7 @@ func (n *Node) handler() http.Handler {
 	mux := http.NewServeMux()
 	kubelet := n.kubeletAPI()
 	mux.Handle("/", kubelet)
+	n.monitor(mux)
 	mux.HandleFunc("GET /node/info", n.serveInfo)
 	mux.HandleFunc("GET /node/images", n.serveImages)
 	mux.HandleFunc("GET /node/image", n.serveImage)

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
 
 	"github.com/11f9778f/berth/internal/cri"
 	"github.com/11f9778f/berth/internal/image"
@@ -23,6 +24,7 @@ import (
 	"github.com/11f9778f/berth/internal/runtime/machine"
 	"github.com/11f9778f/berth/internal/shim/client"
 	"github.com/11f9778f/berth/internal/sys"
+	"github.com/11f9778f/berth/internal/telemetry"
 )
 
 // Node is the daemon: its rooms, the lowest first.
@@ -37,6 +39,8 @@ type Node struct {
 	network *network.Manager
 	shims   *client.Manager
 	runtime *runtime.Runtime
+	metrics *telemetry.Metrics
+	tracer  *telemetry.Tracer // nil if nothing is to be traced
 	cri     *cri.Server
 	kubelet *kubelet.Kubelet // nil if Config.CRIOnly
 	sockets []*socket
@@ -117,9 +121,12 @@ func (n *Node) open(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := n.openTelemetry(ctx); err != nil {
+		return err
+	}
 	n.cri, err = cri.New(cri.Config{
 		Runtime: n.runtime, Images: n.store, SnapshotDir: filepath.Join(n.cfg.Root, "snapshots"), Version: n.version,
-		Streaming: n.cfg.Streaming, Logger: n.cfg.Log,
+		Streaming: n.cfg.Streaming, Unary: n.unary(), Stream: []grpc.StreamServerInterceptor{n.metrics.Stream}, Logger: n.cfg.Log,
 	})
 	if err != nil {
 		return err
@@ -164,7 +171,16 @@ func (n *Node) serve(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	watched, err := n.listenMonitor()
+	if err != nil {
+		return err
+	}
 	g, gctx := errgroup.WithContext(ctx)
+	if watched != nil {
+		mux := http.NewServeMux()
+		n.monitor(mux)
+		g.Go(func() error { return serveHTTP(gctx, watched, mux) })
+	}
 	if n.kubelet != nil {
 		g.Go(func() error {
 			defer end() // the kubelet returns when a client asked for the end

@@ -87,9 +87,13 @@ func (r *Runtime) repairAll(ctx context.Context, rep *Report) {
 			f.Error = err.Error()
 		} else {
 			f.Repaired = true
+			r.repaired.Add(1)
 		}
 	}
 }
+
+// Repaired is how many things without an owner were removed since Open, those at Open among them.
+func (r *Runtime) Repaired() uint64 { return r.repaired.Load() }
 
 type ownership int
 

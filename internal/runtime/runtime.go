@@ -10,6 +10,7 @@ import (
 	"path"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -95,6 +96,8 @@ type Runtime struct {
 
 	debts  *debts
 	gauges *gauges
+
+	repaired atomic.Uint64
 }
 
 // Open takes over what an earlier Runtime with the same RunDir left, running containers untouched,

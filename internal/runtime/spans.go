@@ -48,3 +48,18 @@ func (r *Runtime) Trace(ctx context.Context, sandboxID string) ([]trace.Span, er
 	slices.SortStableFunc(spans, func(a, b trace.Span) int { return a.Start.Compare(b.Start) })
 	return spans, nil
 }
+
+// ContainerTrace returns the shim's own spans of a container's start.
+func (r *Runtime) ContainerTrace(ctx context.Context, id string) ([]trace.Span, error) {
+	c, err := r.listedContainer(id)
+	if err != nil {
+		return nil, err
+	}
+	shim, ok := r.cfg.Shims.Lookup(c.sb.id)
+	if !ok {
+		return nil, nil
+	}
+	ctx, cancel := r.shimContext(ctx)
+	defer cancel()
+	return shim.TaskTrace(ctx, id)
+}
