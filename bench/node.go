@@ -51,6 +51,9 @@ func startNode(ctx context.Context, berth string) (_ *node, err error) {
 	if n.log, err = os.Create(filepath.Join(dir, "log")); err != nil {
 		return nil, err
 	}
+	if err := mountRun(filepath.Join(dir, "run")); err != nil {
+		return nil, err
+	}
 	n.cmd = n.command(context.Background(), "node")
 	n.cmd.Stderr = n.log
 	n.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // Ctrl-C is for the benchmark, which stops the node itself
@@ -92,7 +95,19 @@ func (n *node) stop() {
 	if n.log != nil {
 		n.log.Close()
 	}
+	syscall.Unmount(filepath.Join(n.dir, "run"), syscall.MNT_DETACH)
 	os.RemoveAll(n.dir)
+}
+
+// mountRun makes the run directory what /run is on a node: a tmpfs.
+func mountRun(dir string) error {
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return err
+	}
+	if err := syscall.Mount("tmpfs", dir, "tmpfs", syscall.MS_NOSUID|syscall.MS_NODEV, "mode=0700"); err != nil {
+		return fmt.Errorf("mount a tmpfs on %s: %w", dir, err)
+	}
+	return nil
 }
 
 // buildImage compiles bench/block and writes an archive of an image with nothing else in it.
