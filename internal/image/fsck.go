@@ -131,7 +131,7 @@ func (c *check) addBad(path, trash, owner string, bytes int64, problem string, d
 // fixed looks for what does not belong beside the store's own files.
 func (c *check) fixed(context.Context) error {
 	s := c.s
-	own := []string{s.index(), filepath.Join(s.images, "oci-layout"), filepath.Dir(s.layout.blobs()), s.layers(), s.ingest, s.trash, s.empty()}
+	own := []string{s.index(), filepath.Join(s.images, "oci-layout"), filepath.Dir(s.layout.blobs()), s.layers(), s.ingest, s.trash, s.base()}
 	entries, err := os.ReadDir(s.images)
 	if err != nil {
 		return err
@@ -311,6 +311,10 @@ func (c *check) snapshots(ctx context.Context) error {
 	for _, e := range entries {
 		path := filepath.Join(s.layout.snapshots, e.Name())
 		if path == s.snapTrash || strings.HasPrefix(e.Name(), ".new-") {
+			continue
+		}
+		if s.isBlank(e.Name()) {
+			c.add(path, "store, blank", 0, "")
 			continue
 		}
 		s.mu.Lock()

@@ -202,6 +202,9 @@ func (s *Store) emptyDir(path string) error {
 	}
 	var errs []error
 	for _, n := range names {
+		if path == s.snapTrash && s.keepBlank(dir, n) {
+			continue
+		}
 		if err := dir.RemoveAll(s.life, n); err != nil {
 			errs = append(errs, fmt.Errorf("delete %s: %w", filepath.Join(path, n), err))
 		}

@@ -42,7 +42,7 @@ func (l layout) layer(diffID digest.Digest) string {
 }
 func (l layout) layerFS(d digest.Digest) string { return filepath.Join(l.layer(d), "fs") }
 func (l layout) index() string                  { return filepath.Join(l.images, "index.json") }
-func (l layout) empty() string                  { return filepath.Join(l.images, "empty") }
+func (l layout) base() string                   { return filepath.Join(l.images, "base") }
 func (l layout) snapshot(key string) string     { return filepath.Join(l.snapshots, key) }
 
 // makeDirs makes the directories of the layout, all 0700: layers hold set-user-ID programs of strangers.
@@ -55,7 +55,27 @@ func (l layout) makeDirs() error {
 			return err
 		}
 	}
-	return makeDir(l.empty(), 0o755)
+	return l.makeBase()
+}
+
+// makeBase makes the layer that lies below those of every image: the places where every container has something
+// mounted. An engine would make what an image lacks of them in each container's own layer, at an inode each.
+func (l layout) makeBase() error {
+	for _, dir := range []string{"", "dev", "etc", "proc", "sys"} {
+		if err := makeDir(filepath.Join(l.base(), dir), 0o755); err != nil {
+			return err
+		}
+	}
+	for _, file := range []string{"hostname", "hosts", "resolv.conf"} {
+		path := filepath.Join(l.base(), "etc", file)
+		if err := os.WriteFile(path, nil, 0o644); err != nil {
+			return err
+		}
+		if err := os.Chmod(path, 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // makeDir makes a directory with exactly this mode, or leaves the one that is there.

@@ -165,14 +165,10 @@ func (s *Store) abandon(tmp string) {
 }
 
 func (s *Store) fillSnapshot(tmp string, sn *snapshot) error {
-	if err := os.Mkdir(tmp, 0o700); err != nil {
-		return err
-	}
-	if err := makeDir(filepath.Join(tmp, "upper"), 0o755); err != nil { // what the container sees as "/"
-		return err
-	}
-	if err := os.Mkdir(filepath.Join(tmp, "work"), 0o700); err != nil {
-		return err
+	if !s.takeBlank(tmp) {
+		if err := makeBlank(tmp); err != nil {
+			return err
+		}
 	}
 	if err := failpoint.Here("image/snapshot/dirs"); err != nil {
 		return err
@@ -218,9 +214,7 @@ func (s *Store) rootfs(key string, sn *snapshot) Rootfs {
 			r.Lower = append(r.Lower, fs)
 		}
 	}
-	if len(r.Lower) == 0 {
-		r.Lower = []string{s.empty()}
-	}
+	r.Lower = append(r.Lower, s.base())
 	options := []string{"lowerdir=" + strings.Join(r.Lower, ":"), "upperdir=" + r.Upper, "workdir=" + r.Work, "index=off"}
 	if sys.KernelAtLeast(5, 10) {
 		options = append(options, "volatile")

@@ -56,7 +56,7 @@ func TestOverlay(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(r.Lower) != 3 || r.Upper == "" || r.Work == "" {
+	if len(r.Lower) != 4 || r.Upper == "" || r.Work == "" {
 		t.Errorf("%+v", r)
 	}
 	dir, umount := mounted(t, r)
@@ -142,7 +142,7 @@ func TestManyLayers(t *testing.T) {
 	}
 	img := put(t, s, build(t, machine(), layers...))
 	r, err := s.Prepare(context.Background(), "c", img)
-	if err != nil || len(r.Lower) != 60 || len(r.Mounts[0].Options[0]) < 4096 {
+	if err != nil || len(r.Lower) != 61 || len(r.Mounts[0].Options[0]) < 4096 {
 		t.Fatalf("%d lower directories, %v", len(r.Lower), err)
 	}
 	if b, err := s.ReadFile(context.Background(), img, "top", 10); err != nil || string(b) != "59" {

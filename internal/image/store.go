@@ -53,6 +53,7 @@ type Store struct {
 	// unmeasured are the snapshots that KnownUsage wants measured, and measuring tells that somebody does.
 	unmeasured []string
 	measuring  bool
+	blanks     []string // names of blank snapshots, ready to be used
 	files      fileCache
 
 	gate gate
@@ -192,6 +193,7 @@ func (s *Store) Close() error {
 	s.end()
 	s.gate.calls.Wait()
 	s.workers.Wait()
+	s.dropBlanks()
 	if t, ok := s.cfg.Transport.(*http.Transport); ok {
 		t.CloseIdleConnections()
 	}

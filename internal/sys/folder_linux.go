@@ -259,6 +259,14 @@ func (d *Folder) Setxattr(name string, value []byte) error { return fsetxattr(d.
 // Getxattr reads an extended attribute of the directory, of at most 64 KiB.
 func (d *Folder) Getxattr(name string) ([]byte, error) { return fgetxattr(d.fd, name) }
 
+// Xattrs returns the names of the directory's extended attributes.
+func (d *Folder) Xattrs() ([]string, error) { return flistxattr(d.fd) }
+
+// RemoveXattr removes an extended attribute of the directory.
+func (d *Folder) RemoveXattr(name string) error {
+	return uninterrupted(func() error { return unix.Fremovexattr(d.fd, name) })
+}
+
 // Chown changes the directory's owner.
 func (d *Folder) Chown(uid, gid int) error {
 	return uninterrupted(func() error { return unix.Fchown(d.fd, uid, gid) })

@@ -1,6 +1,10 @@
 package sys
 
-import "golang.org/x/sys/unix"
+import (
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
 
 // xattrMax is the kernel's XATTR_SIZE_MAX.
 const xattrMax = 64 << 10
@@ -23,4 +27,15 @@ func fgetxattr(fd int, name string) ([]byte, error) {
 			return nil, err
 		}
 	}
+}
+
+// flistxattr returns the names of at most 64 KiB of names.
+func flistxattr(fd int) ([]string, error) {
+	buf := make([]byte, xattrMax)
+	n := 0
+	err := uninterrupted(func() (err error) { n, err = unix.Flistxattr(fd, buf); return })
+	if err != nil || n == 0 {
+		return nil, err
+	}
+	return strings.Split(strings.TrimSuffix(string(buf[:n]), "\x00"), "\x00"), nil
 }
