@@ -13,7 +13,7 @@ RUN      ?=          # make test RUN=TestHello: only these tests of test/
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 DEPGUARD    := github.com/OpenPeeDeeP/depguard/v2/cmd/depguard@v2.3.0
 
-.PHONY: build run test unit e2e conformance-cri conformance-oci lint bench install clean tools busybox
+.PHONY: build run test unit e2e containerd conformance conformance-containerd conformance-cri conformance-oci lint bench install clean tools busybox
 
 build: ## static binaries in bin/
 	$(GOBUILD) -o bin/ ./cmd/berth
@@ -26,7 +26,7 @@ run: build ## build, run examples/hello.yaml, fetch its page
 	dir=$$(mktemp -d); trap 'rm -rf --one-file-system "$$dir"' EXIT; \
 	bin/berth --root "$$dir/root" --run "$$dir/run" run examples/hello.yaml --check http://127.0.0.1:8080/
 
-test: lint build busybox ## everything: lint, unit, root and end-to-end tests
+test: lint build busybox containerd ## everything: lint, unit, root and end-to-end tests
 	go test -p 2 -timeout 20m $$(go list ./... | grep -v /test$$)
 	go test -p 2 -timeout 25m -v -count=1 ./test $(if $(RUN),-run $(RUN))
 	$(MAKE) conformance-cri
@@ -45,6 +45,11 @@ conformance-cri: build ## critest, Kubernetes' conformance suite of the CRI, aga
 # make test runs Berth's side alone, against the table that this writes.
 conformance-oci: build ## runtime-tools' validation of OCI runtimes, Berth and runc side by side, into docs/conformance-oci.md
 	go run ./test/ocivalidate -compare $(OCIVALIDATE)
+
+conformance-containerd: build busybox containerd ## the shim below a stock containerd, by ctr
+	go test -count=1 ./test/containerd
+
+conformance: conformance-cri conformance-oci conformance-containerd ## all conformance suites
 
 lint: $(TOOLS)/staticcheck $(TOOLS)/depguard ## gofmt, vet, staticcheck, the direction of imports
 	@bad=$$(gofmt -l $$(git ls-files '*.go')); if [ -n "$$bad" ]; then echo "gofmt -w would change:"; echo "$$bad"; exit 1; fi
@@ -67,6 +72,14 @@ $(TOOLS)/staticcheck:
 	GOBIN=$(TOOLS) go install $(STATICCHECK)
 $(TOOLS)/depguard:
 	GOBIN=$(TOOLS) go install $(DEPGUARD)
+# A stock containerd: ours is one of its shims, and its runc shim is one of Berth's.
+CONTAINERD := v2.4.2
+containerd: .cache/containerd/bin/$(CONTAINERD)
+.cache/containerd/bin/$(CONTAINERD):
+	CGO_ENABLED=0 GOBIN=$(CURDIR)/.cache/containerd/bin go install -trimpath -tags "no_btrfs no_devmapper no_zfs no_aufs no_systemd" \
+	  -ldflags "-s -w -X github.com/containerd/containerd/v2/version.Version=$(CONTAINERD)" \
+	  $(foreach cmd,containerd ctr containerd-shim-runc-v2,github.com/containerd/containerd/v2/cmd/$(cmd)@$(CONTAINERD)) \
+	  && touch $@ || echo "containerd could not be built: the tests with it will be skipped"
 busybox:
 	@dpkg -s busybox-static >/dev/null 2>&1 || { apt-get install -y -q busybox-static || { apt-get update -q && apt-get install -y -q busybox-static; }; } </dev/null \
 	  || echo "busybox-static could not be installed: the registry tests will be skipped"

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"os"
 	"path/filepath"
@@ -19,6 +20,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/11f9778f/berth/internal/engine"
+	"github.com/11f9778f/berth/internal/engine/cgroup"
 	"github.com/11f9778f/berth/internal/shim/api"
 	"github.com/11f9778f/berth/internal/shim/launch"
 	"github.com/11f9778f/berth/internal/shim/server"
@@ -32,6 +34,9 @@ type bootstrapResult struct {
 	Address  string `json:"address"`
 	Protocol string `json:"protocol"`
 }
+
+// startTimeout bounds `start`, in which containerd waits for another shim's start or end, too.
+const startTimeout = 10 * time.Second
 
 // stateDir is where groups of a stock containerd live. Paths of sockets are short, so theirs must be.
 func stateDir() string {
@@ -48,8 +53,22 @@ func (f flags) bundleDir() (string, error) {
 	return os.Getwd()
 }
 
-// groupDir is the directory of the shim that keeps, or shall keep, what is in the bundle: containers of one sandbox share
-// a shim.
+// groupKey is what containers have in common that share a shim: the group that a client asked for, the sandbox, or
+// nothing.
+func groupKey(id, bundle string) string {
+	spec, err := engine.LoadSpec(bundle)
+	if err != nil {
+		return id
+	}
+	for _, annotation := range []string{"io.containerd.runc.v2.group", api.AnnotationSandboxID} {
+		if key := spec.Annotations[annotation]; key != "" {
+			return key
+		}
+	}
+	return id
+}
+
+// groupDir is the directory of the shim that shall keep what is in the bundle.
 func (f flags) groupDir() (dir string, err error) {
 	if err := state.ValidID(f.id); err != nil {
 		return "", err
@@ -58,55 +77,64 @@ func (f flags) groupDir() (dir string, err error) {
 	if err != nil {
 		return "", err
 	}
-	key := f.id
-	if spec, err := engine.LoadSpec(bundle); err == nil && spec.Annotations[api.AnnotationSandboxID] != "" {
-		key = spec.Annotations[api.AnnotationSandboxID]
-	}
-	sum := sha256.Sum256([]byte(f.address + "\x00" + f.namespace + "\x00" + key))
+	sum := sha256.Sum256([]byte(f.address + "\x00" + f.namespace + "\x00" + groupKey(f.id, bundle)))
 	return filepath.Join(stateDir(), hex.EncodeToString(sum[:8])), nil
 }
 
 // start finds or starts the shim of the group and prints where it is.
 func start(ctx context.Context, f flags) error {
+	boot, err := readBootstrap(os.Stdin, f)
+	if err != nil {
+		return fmt.Errorf("start: %w", err)
+	}
 	dir, err := f.groupDir()
 	if err != nil {
 		return fmt.Errorf("start: %w", err)
 	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return fmt.Errorf("start: %w", err)
-	}
-	unlock, err := lock(dir + ".lock")
-	if err != nil {
-		return fmt.Errorf("start: %w", err)
-	}
-	defer unlock()
 	socket := filepath.Join(dir, server.SocketTTRPC)
-	if !alive(socket) {
-		binary, err := os.Executable()
-		if err != nil {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	for !alive(socket) {
+		err := startShim(ctx, f, dir, boot)
+		if err == nil {
+			break
+		}
+		// Another start is at it, or the last shim of the group is just leaving.
+		if !errors.Is(err, sys.ErrLocked) && !errors.Is(err, fs.ErrNotExist) || ctx.Err() != nil {
 			return fmt.Errorf("start: %w", err)
 		}
-		boot := launch.Boot{Dir: dir, Group: filepath.Base(dir), Generation: 1, Namespace: f.namespace, EventsAddress: os.Getenv("TTRPC_ADDRESS")}
-		if _, err := launch.Start(ctx, binary, boot, nil); err != nil {
-			return err
-		}
+		time.Sleep(2 * time.Millisecond)
 	}
 	return json.NewEncoder(os.Stdout).Encode(bootstrapResult{Version: 3, Address: "unix://" + socket, Protocol: "ttrpc"})
 }
 
-// lock serializes the starts of one group, each of which takes some milliseconds.
-func lock(path string) (unlock func(), err error) {
-	for range 1000 {
-		f, err := sys.LockFile(path)
-		if err == nil {
-			return func() { f.Close() }, nil
-		}
-		if !errors.Is(err, sys.ErrLocked) {
-			return nil, err
-		}
-		time.Sleep(10 * time.Millisecond)
+func startShim(ctx context.Context, f flags, dir string, b bootstrap) error {
+	binary, err := os.Executable()
+	if err != nil {
+		return err
 	}
-	return nil, fmt.Errorf("lock %s: %w", path, sys.ErrLocked)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	cmd, err := launch.Start(ctx, binary, launch.Boot{
+		Dir: dir, Group: filepath.Base(dir), Generation: 1, Namespace: f.namespace, EventsAddress: b.events,
+	}, nil)
+	if err != nil || b.shimCgroup == "" {
+		return err
+	}
+	group, err := cgroup.Load(b.shimCgroup)
+	if err == nil {
+		err = group.Create(ctx)
+	}
+	if err == nil {
+		err = group.Join(cmd.Process.Pid)
+	}
+	if err != nil {
+		cmd.Process.Kill()
+		cmd.Wait()
+		return fmt.Errorf("options: ShimCgroup: %w", err)
+	}
+	return nil
 }
 
 func alive(socket string) bool {
@@ -118,22 +146,18 @@ func alive(socket string) bool {
 	return true
 }
 
-// remove cleans up after a shim that died, for one container: containerd calls it then. What the shim left for the
-// container is ended and removed.
+// remove cleans up after a shim that died, for one container: containerd calls it then, and also after it has deleted a
+// container in peace. What a shim left for the container is ended and removed.
 func remove(ctx context.Context, f flags) error {
-	dir, err := f.groupDir()
+	dir, err := f.keptIn()
 	if err != nil {
 		return fmt.Errorf("delete: %w", err)
 	}
 	if err := server.Discard(ctx, server.Linux{}, dir, f.id); err != nil {
 		return fmt.Errorf("delete: %w", err)
 	}
-	if !alive(filepath.Join(dir, server.SocketTTRPC)) {
-		left, err := state.Names(filepath.Join(dir, "containers"))
-		if err == nil && len(left) == 0 {
-			err = errors.Join(server.DiscardSandboxes(server.Linux{}, dir), os.RemoveAll(dir), os.Remove(dir+".lock"))
-		}
-		if err != nil {
+	if !launch.Lives(dir) {
+		if err := removeEmpty(dir); err != nil {
 			return fmt.Errorf("delete: %w", err)
 		}
 	}
@@ -143,6 +167,40 @@ func remove(ctx context.Context, f flags) error {
 	}
 	_, err = os.Stdout.Write(b)
 	return err
+}
+
+// keptIn is the directory of the shim that has the container. Its bundle may be gone, and the group that it named with it.
+func (f flags) keptIn() (string, error) {
+	dir, err := f.groupDir()
+	if err != nil {
+		return "", err
+	}
+	bundle, err := f.bundleDir()
+	if err != nil {
+		return "", err
+	}
+	if kept, err := server.Keeps(dir, f.id, bundle); err != nil || kept {
+		return dir, err
+	}
+	groups, err := filepath.Glob(filepath.Join(stateDir(), "*"))
+	if err != nil {
+		return "", err
+	}
+	for _, g := range groups {
+		if kept, err := server.Keeps(g, f.id, bundle); err == nil && kept {
+			return g, nil
+		}
+	}
+	return dir, nil
+}
+
+// removeEmpty removes the directory of a dead shim that nothing is left of.
+func removeEmpty(dir string) error {
+	left, err := state.Names(filepath.Join(dir, "containers"))
+	if err != nil || len(left) > 0 {
+		return err
+	}
+	return errors.Join(server.DiscardSandboxes(server.Linux{}, dir), os.RemoveAll(dir))
 }
 
 // info tells containerd what this runtime is.

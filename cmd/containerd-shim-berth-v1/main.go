@@ -10,9 +10,11 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"runtime"
 	"runtime/debug"
 	"syscall"
+	"time"
 
 	"github.com/11f9778f/berth/internal/shim/launch"
 	"github.com/11f9778f/berth/internal/shim/server"
@@ -99,7 +101,19 @@ func serve(f flags) error {
 		return err
 	}
 	s.ReapOrphans(ctx)
+	if !boot.Managed {
+		go sweep(ctx, filepath.Dir(boot.Dir), log)
+	}
 	return s.Serve(ctx, rpc, fd, stream)
+}
+
+// sweep removes what nobody else will: containerd runs `delete` in the bundle, and can't if that is gone.
+func sweep(ctx context.Context, stateDir string, log *slog.Logger) {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	if err := server.Sweep(ctx, server.Linux{}, stateDir, launch.Lives); err != nil {
+		log.Warn("remove what dead shims have left", "err", err)
+	}
 }
 
 func version() string {

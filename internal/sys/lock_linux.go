@@ -18,6 +18,9 @@ func LockFile(path string) (*os.File, error) {
 		return nil, err
 	}
 	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	if err == nil && !stillThere(f, path) {
+		err = unix.EWOULDBLOCK // whoever had it has removed it: it was the last owner's
+	}
 	if err == nil {
 		return f, nil
 	}
@@ -26,4 +29,15 @@ func LockFile(path string) (*os.File, error) {
 		err = ErrLocked
 	}
 	return nil, &os.PathError{Op: "lock", Path: path, Err: err}
+}
+
+// stillThere tells whether path is still the name of f. A file that is removed by its owner may be opened by others just
+// before, and its lock is worth nothing then.
+func stillThere(f *os.File, path string) bool {
+	mine, err := f.Stat()
+	if err != nil {
+		return false
+	}
+	named, err := os.Stat(path)
+	return err == nil && os.SameFile(mine, named)
 }

@@ -82,6 +82,52 @@ func OpenFIFO(path string, flag int) (*os.File, error) {
 	return os.NewFile(uintptr(fd), path), nil
 }
 
+// OpenFIFOReader opens the FIFO at path for a program that will read it, without waiting for a writer. Unlike a FIFO that
+// was opened while somebody had it open for writing, it tells by HungUp that a writer has come and gone.
+func OpenFIFOReader(path string) (*os.File, error) {
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC|unix.O_NOFOLLOW|unix.O_NOCTTY, 0)
+	if err != nil {
+		return nil, &fs.PathError{Op: "open FIFO", Path: path, Err: err}
+	}
+	var st unix.Stat_t
+	err = unix.Fstat(fd, &st)
+	if err == nil && st.Mode&unix.S_IFMT != unix.S_IFIFO {
+		err = errors.New("not a FIFO")
+	}
+	if err == nil {
+		err = unix.SetNonblock(fd, false)
+	}
+	if err != nil {
+		unix.Close(fd)
+		return nil, &fs.PathError{Op: "open FIFO", Path: path, Err: err}
+	}
+	return os.NewFile(uintptr(fd), path), nil
+}
+
+// HungUp tells whether nobody will write to the FIFO or pipe that f reads, and somebody has had it open for that.
+func HungUp(f *os.File) bool {
+	conn, err := f.SyscallConn()
+	if err != nil {
+		return false
+	}
+	hup := false
+	_ = conn.Control(func(fd uintptr) {
+		poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+		n, err := unix.Poll(poll, 0)
+		hup = err == nil && n > 0 && poll[0].Revents&unix.POLLHUP != 0
+	})
+	return hup
+}
+
+// IsFIFO tells whether a FIFO is at path.
+func IsFIFO(path string) (bool, error) {
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); err != nil {
+		return false, &fs.PathError{Op: "stat", Path: path, Err: err}
+	}
+	return st.Mode&unix.S_IFMT == unix.S_IFIFO, nil
+}
+
 // SetNonblock makes the file's description non-blocking and returns a file that goroutines can wait on.
 // f must not be used afterwards.
 func SetNonblock(f *os.File) (*os.File, error) {

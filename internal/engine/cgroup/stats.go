@@ -9,11 +9,13 @@ const Unlimited = ^uint64(0)
 // count is zero; limits of missing controllers are Unlimited.
 type Stats struct {
 	// At is when the counters were read.
-	At     time.Time
-	CPU    CPUStats
-	Memory MemoryStats
-	Pids   PidsStats
-	IO     IOStats
+	At time.Time
+	// Unified tells that they are those of cgroup v2.
+	Unified bool
+	CPU     CPUStats
+	Memory  MemoryStats
+	Pids    PidsStats
+	IO      IOStats
 }
 
 // CPUStats counts time in nanoseconds since the group was made.

@@ -18,7 +18,7 @@ func (g *Group) Stats() (*Stats, error) {
 	if !g.h.primary.dir.Exists(g.rel) {
 		return nil, fmt.Errorf("read counters of cgroup %s: %w", g.Path(), fs.ErrNotExist)
 	}
-	s := &Stats{At: time.Now()}
+	s := &Stats{At: time.Now(), Unified: g.h.unified}
 	s.Memory.Limit, s.Memory.SwapLimit, s.Pids.Limit = Unlimited, Unlimited, Unlimited
 	r := &reader{g: g}
 	if g.h.unified {

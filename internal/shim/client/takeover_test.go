@@ -374,7 +374,7 @@ func TestGarbageOnTheSockets(t *testing.T) {
 		}
 	}
 	for _, r := range []*taskv3.CreateTaskRequest{
-		{ID: "c2", Bundle: "relative"}, {ID: "c2", Bundle: "/", Stdout: "binary:///bin/sh"}, {ID: "c2", Bundle: "/", Stdout: "cri://relative"},
+		{ID: "c2", Bundle: "relative"}, {ID: "c2", Bundle: "/", Stdout: "ftp:///bin/sh"}, {ID: "c2", Bundle: "/", Stdout: "cri://relative"},
 		{ID: "c2", Bundle: "/", Stdin: "cri:///x"}, {ID: "c2", Bundle: "/", Stdout: "cri:///x", Stderr: "cri:///y"},
 	} {
 		if _, err := s.Task().Create(b.ctx(), r); !errors.Is(err, errdefs.ErrInvalidArgument) {

@@ -89,6 +89,11 @@ func (p *process) startExec(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := p.settleInput(p.want.Stdin); err != nil {
+		ends.close()
+		p.closeStdio()
+		return err
+	}
 	proc, err := c.Exec(ctx, engine.ExecOptions{ID: p.execID, Process: p.spec, Stdio: ends.files()})
 	ends.close()
 	if err != nil {
@@ -115,8 +120,8 @@ func (p *process) watchExec() {
 	}
 	p.drain()
 	p.t.s.events.exit(p.t.rec.ID, p.execID, p.p.Pid(), st)
-	release(p.p)
 	p.finish(st)
+	release(p.p)
 	p.t.s.idle()
 }
 

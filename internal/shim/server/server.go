@@ -13,7 +13,6 @@ import (
 	"time"
 
 	sandboxv1 "github.com/containerd/containerd/api/runtime/sandbox/v1"
-	taskv3 "github.com/containerd/containerd/api/runtime/task/v3"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/ttrpc"
 
@@ -114,7 +113,7 @@ func (s *Server) Serve(ctx context.Context, rpc, fd, stream *net.UnixListener) e
 	if err != nil {
 		return fmt.Errorf("serve shim: %w", err)
 	}
-	taskv3.RegisterTTRPCTaskService(srv, taskService{s})
+	taskService{s}.register(srv)
 	sandboxv1.RegisterTTRPCSandboxService(srv, sandboxService{s})
 	api.RegisterShimService(srv, shimService{s})
 	go s.keeper.Serve(fd)
@@ -134,6 +133,20 @@ func (s *Server) Serve(ctx context.Context, rpc, fd, stream *net.UnixListener) e
 	time.Sleep(lastWords)
 	if err := srv.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
 		s.log.Warn("close connections", "err", err)
+	}
+	return s.leave()
+}
+
+// leave removes the directory of a group that keeps nothing any more, where no daemon of ours does so.
+func (s *Server) leave() error {
+	s.mu.Lock()
+	kept := len(s.sandboxes) + len(s.containers)
+	s.mu.Unlock()
+	if s.cfg.Managed || kept > 0 {
+		return nil
+	}
+	if err := os.RemoveAll(s.cfg.Dir); err != nil {
+		return fmt.Errorf("remove shim directory: %w", err)
 	}
 	return nil
 }

@@ -14,12 +14,10 @@ import (
 	tasktypes "github.com/containerd/containerd/api/types/task"
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/runtime-spec/specs-go"
-	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/emptypb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/11f9778f/berth/internal/engine"
-	"github.com/11f9778f/berth/internal/shim/api"
 )
 
 // taskService is containerd.task.v3.Task.
@@ -42,12 +40,8 @@ func (v taskService) Create(ctx context.Context, r *taskv3.CreateTaskRequest) (*
 	if err := rec.Stdio.check(true); err != nil {
 		return nil, fmt.Errorf("create container %s: %w", r.ID, err)
 	}
-	if r.Options != nil && r.Options.MessageIs((*api.CreateOptions)(nil)) {
-		var o api.CreateOptions
-		if err := r.Options.UnmarshalTo(&o); err != nil {
-			return nil, fmt.Errorf("create container %s: options: %w: %w", r.ID, err, errdefs.ErrInvalidArgument)
-		}
-		rec.SandboxID, rec.Stdio.StdinOnce = o.SandboxId, o.StdinOnce
+	if err := parseOptions(r.Options, &rec); err != nil {
+		return nil, fmt.Errorf("create container %s: %w", r.ID, err)
 	}
 	var rootfs []engine.Mount
 	for _, m := range r.Rootfs {
@@ -147,6 +141,8 @@ func (v taskService) Kill(ctx context.Context, r *taskv3.KillRequest) (*emptypb.
 	}
 	sig := syscall.Signal(r.Signal)
 	switch {
+	case r.ExecID == "" && sig == syscall.SIGKILL && t.paused():
+		err = t.killPaused(ctx, c, p)
 	case r.ExecID == "" && r.All && sig == syscall.SIGKILL:
 		err = c.Kill(ctx)
 	case r.ExecID == "" && r.All:
@@ -159,6 +155,25 @@ func (v taskService) Kill(ctx context.Context, r *taskv3.KillRequest) (*emptypb.
 		}
 	}
 	return &emptypb.Empty{}, err
+}
+
+// killPaused kills a frozen container: under cgroup v1 it dies when it is thawed.
+func (t *task) killPaused(ctx context.Context, c Container, p *process) error {
+	t.op.Lock()
+	defer t.op.Unlock()
+	if err := p.p.Signal(syscall.SIGKILL); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return err
+	}
+	if err := c.Resume(ctx); err != nil {
+		return err
+	}
+	return t.setPaused(false)
+}
+
+func (t *task) paused() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.rec.Engine.Paused && t.rec.Exit == nil
 }
 
 func signalAll(c Container, sig syscall.Signal) error {
@@ -229,15 +244,24 @@ func (t *task) status(p *process) tasktypes.Status {
 	return tasktypes.Status_RUNNING
 }
 
-// Pids lists a container's processes.
+// Pids lists a container's processes. Of one that has ended and is not deleted it names the main process: a containerd
+// that starts takes a task without processes for one that was never made, and removes it before anybody could ask how it
+// ended.
 func (v taskService) Pids(ctx context.Context, r *taskv3.PidsRequest) (*taskv3.PidsResponse, error) {
-	c, err := v.container(r.ID)
+	t, err := v.s.task(r.ID)
+	if err != nil {
+		return nil, err
+	}
+	c, err := t.made()
 	if err != nil {
 		return nil, err
 	}
 	pids, err := c.Pids()
 	if err != nil {
 		return nil, err
+	}
+	if len(pids) == 0 {
+		pids = append(pids, c.Init().Pid())
 	}
 	resp := &taskv3.PidsResponse{}
 	for _, pid := range pids {
@@ -330,7 +354,7 @@ func (v taskService) Update(ctx context.Context, r *taskv3.UpdateTaskRequest) (*
 	return &emptypb.Empty{}, c.Update(ctx, &res)
 }
 
-// Stats answers a berth.shim.v1.ContainerStats.
+// Stats answers containerd's metrics of cgroup v1 or v2.
 func (v taskService) Stats(ctx context.Context, r *taskv3.StatsRequest) (*taskv3.StatsResponse, error) {
 	c, err := v.container(r.ID)
 	if err != nil {
@@ -340,7 +364,7 @@ func (v taskService) Stats(ctx context.Context, r *taskv3.StatsRequest) (*taskv3
 	if err != nil {
 		return nil, err
 	}
-	a, err := anypb.New(statsMessage(r.ID, st))
+	a, err := metrics(st)
 	return &taskv3.StatsResponse{Stats: a}, err
 }
 

@@ -1,7 +1,6 @@
 package server
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -9,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -19,58 +19,26 @@ import (
 	"github.com/11f9778f/berth/internal/sys"
 )
 
-// stdioSpec is where a process's input comes from and its output goes: "", the path of a FIFO, or one of the
-// schemes of package api.
-type stdioSpec struct {
-	Terminal  bool   `json:"terminal,omitempty"`
-	Stdin     string `json:"stdin,omitempty"`
-	Stdout    string `json:"stdout,omitempty"`
-	Stderr    string `json:"stderr,omitempty"`
-	StdinOnce bool   `json:"stdinOnce,omitempty"`
-}
-
-// logPath is the CRI log file, "" if there is none.
-func (w stdioSpec) logPath() string {
-	for _, uri := range []string{w.Stdout, w.Stderr} {
-		if path, ok := strings.CutPrefix(uri, api.SchemeCRILog); ok {
-			return path
-		}
-	}
-	return ""
-}
-
-func (w stdioSpec) check(main bool) error {
-	for name, uri := range map[string]string{"stdin": w.Stdin, "stdout": w.Stdout, "stderr": w.Stderr} {
-		path, cri := strings.CutPrefix(uri, api.SchemeCRILog)
-		switch {
-		case uri == "", filepath.IsAbs(uri):
-		case cri && name != "stdin" && main && filepath.IsAbs(path):
-			if path != w.logPath() {
-				return fmt.Errorf("stdout and stderr name two log files: %w", errdefs.ErrInvalidArgument)
-			}
-		case uri == api.SchemeAttach && name == "stdin" && main:
-		default:
-			return fmt.Errorf("%s %q: want the path of a FIFO, or for a container's output cri:// and an absolute path: %w",
-				name, uri, errdefs.ErrInvalidArgument)
-		}
-	}
-	return nil
-}
-
 // stdio is the shim's side of a process's input and output.
 type stdio struct {
 	mu      sync.Mutex
 	log     *crilog.Log
 	readers map[string]*os.File // FIFOs between the process and the log, until connect gives them to streams
 	streams []*crilog.Stream
+	relays  []*relay
+	outlets map[string]*outlet // by URI, until connect
+	logger  *logger
 	// input keeps the FIFO that the process reads open, so that it sees no end before CloseIO.
-	input   *os.File
-	console *os.File // the process's; borrowed
-	copies  []io.Closer
-	made    []string // FIFOs to remove
-	names   []string // in the descriptor store
-	hub     hub
-	closed  bool
+	input *os.File
+	probe *os.File // reads the same FIFO, until connect
+	// inputEnded tells that CloseIO was called, be it before connect.
+	inputEnded bool
+	console    *os.File // the process's; borrowed
+	copies     []io.Closer
+	made       []string // FIFOs to remove
+	names      []string // in the descriptor store
+	hub        hub
+	closed     bool
 }
 
 // ends are the process's side.
@@ -95,6 +63,9 @@ func (p *process) openStdio(w stdioSpec, spec *specs.Process) (e ends, err error
 		}
 	}()
 	uid, gid := int(spec.User.UID), int(spec.User.GID)
+	if w.UID != 0 || w.GID != 0 {
+		uid, gid = w.UID, w.GID
+	}
 	if err := p.openLog(w); err != nil {
 		return e, err
 	}
@@ -118,26 +89,67 @@ func (p *process) openLog(w stdioSpec) (err error) {
 	return err
 }
 
-// openOutput returns what the process writes to. It is open for reading too, as is fit for a FIFO that must always
-// have a reader: nobody dies of SIGPIPE while no shim lives.
+// openOutput returns what the process writes to.
 func (p *process) openOutput(name, uri string, uid, gid int) (*os.File, error) {
-	path := uri
 	switch {
 	case uri == "":
 		return nil, nil
 	case strings.HasPrefix(uri, api.SchemeCRILog):
-		path = p.fifo(name)
-		p.stdio.made = append(p.stdio.made, path)
+		return p.openLogged(name, uid, gid)
+	case isLogger(uri):
+		if err := p.startLogger(uri, uid, gid); err != nil {
+			return nil, err
+		}
+		return p.stdio.logger.take(name), nil
 	}
+	r, theirs, err := sys.Pipe(uid, gid)
+	if err != nil {
+		return nil, err
+	}
+	to, err := p.stdio.outlet(uri)
+	if err != nil {
+		closeAll(r, theirs)
+		return nil, err
+	}
+	p.stdio.relays = append(p.stdio.relays, newRelay(r, to))
+	return theirs, nil
+}
+
+// openLogged returns a FIFO that goes to the log. It is open for reading too, as is fit for one that must always have a
+// reader: nobody dies of SIGPIPE while no shim lives.
+func (p *process) openLogged(name string, uid, gid int) (*os.File, error) {
+	path := p.fifo(name)
+	p.stdio.made = append(p.stdio.made, path)
 	if err := sys.MakeFIFO(path, 0o600, uid, gid); err != nil {
 		return nil, err
 	}
-	if path != uri {
-		if err := p.openReader(name); err != nil {
-			return nil, err
-		}
+	if err := p.openReader(name); err != nil {
+		return nil, err
 	}
 	return sys.OpenFIFO(path, syscall.O_RDWR)
+}
+
+func (p *process) startLogger(uri string, uid, gid int) (err error) {
+	if p.stdio.logger == nil {
+		p.stdio.logger, err = startLogger(uri, p.t.rec.ID, p.t.s.cfg.Namespace, uid, gid)
+	}
+	return err
+}
+
+// outlet opens an output once, for both streams.
+func (s *stdio) outlet(uri string) (*outlet, error) {
+	if to := s.outlets[uri]; to != nil {
+		return to, nil
+	}
+	to, err := openOutlet(uri)
+	if err != nil {
+		return nil, err
+	}
+	if s.outlets == nil {
+		s.outlets = map[string]*outlet{}
+	}
+	s.outlets[uri] = to
+	return to, nil
 }
 
 func (p *process) openReader(name string) error {
@@ -155,27 +167,6 @@ func (p *process) addReader(name string, r *os.File) {
 	}
 	p.stdio.readers[name] = r
 	p.hold(name, r)
-}
-
-func (p *process) openInput(uri string, uid, gid int) (*os.File, error) {
-	path := uri
-	switch uri {
-	case "":
-		return nil, nil
-	case api.SchemeAttach:
-		path = p.fifo("stdin")
-		p.stdio.made = append(p.stdio.made, path)
-	}
-	if err := sys.MakeFIFO(path, 0o600, uid, gid); err != nil {
-		return nil, err
-	}
-	keep, err := sys.OpenFIFO(path, syscall.O_RDWR)
-	if err != nil {
-		return nil, err
-	}
-	p.stdio.input = keep
-	p.hold("stdin", keep)
-	return sys.OpenFIFO(path, syscall.O_RDONLY)
 }
 
 // fifo is the path of a FIFO that the shim makes for a main process.
@@ -203,6 +194,9 @@ func (p *process) connect(w stdioSpec) error {
 		}
 		p.hold("console", s.console)
 		return p.connectTerminal(w)
+	}
+	for _, r := range s.relays {
+		r.run()
 	}
 	// All streams of a log are made before the first one runs: what a killed shim left is settled by then.
 	defer func() {
@@ -249,42 +243,38 @@ func (p *process) connectTerminal(w stdioSpec) error {
 		}
 		go s.streams[0].Run()
 	} else if w.Stdout != "" {
-		if err := s.copyTerminal(w.Stdout, false); err != nil {
+		if err := p.relayTerminal(w); err != nil {
 			return err
 		}
 	}
 	if w.Stdin == "" || w.Stdin == api.SchemeAttach {
 		return nil // an attached client writes to the console itself
 	}
-	return s.copyTerminal(w.Stdin, true)
+	return s.typeInto(w.Stdin)
 }
 
-// copyTerminal copies between the terminal and a FIFO of the caller's.
-func (s *stdio) copyTerminal(path string, input bool) error {
+// relayTerminal carries what the terminal shows to where the caller wants it.
+func (p *process) relayTerminal(w stdioSpec) (err error) {
+	s := &p.stdio
+	var to *outlet
+	if isLogger(w.Stdout) {
+		if err := p.startLogger(w.Stdout, w.UID, w.GID); err != nil {
+			return err
+		}
+		to = &outlet{f: s.logger.take(crilog.Stdout)}
+	} else if to, err = s.outlet(w.Stdout); err != nil {
+		return err
+	}
 	master, err := sys.DupNonblock(s.console)
 	if err != nil {
+		to.f.Close()
 		return err
 	}
-	// Open for both: neither side then sees an end or an error while the other has not come yet.
-	fifo, err := sys.OpenFIFO(path, syscall.O_RDWR|syscall.O_NONBLOCK)
-	if err != nil {
-		master.Close()
-		return err
-	}
-	s.copies = append(s.copies, master, fifo)
-	go func() {
-		if input {
-			io.Copy(master, onlyReader{fifo})
-		} else {
-			io.Copy(fifo, onlyReader{master})
-		}
-		closeAll(master, fifo)
-	}()
+	r := newRelay(master, to)
+	s.relays = append(s.relays, r)
+	r.run()
 	return nil
 }
-
-// onlyReader hides what makes io.Copy use a system call that terminals refuse.
-type onlyReader struct{ io.Reader }
 
 // drain carries what the process has written by now into the log.
 func (p *process) drain() {
@@ -293,19 +283,6 @@ func (p *process) drain() {
 	p.stdio.mu.Unlock()
 	for _, s := range streams {
 		s.Drain()
-	}
-}
-
-// closeInput lets the process see the end of its input.
-func (p *process) closeInput() {
-	p.stdio.mu.Lock()
-	defer p.stdio.mu.Unlock()
-	if p.stdio.input != nil {
-		if p.execID == "" {
-			p.t.s.keeper.Drop(p.t.rec.ID + "/stdin")
-		}
-		p.stdio.input.Close()
-		p.stdio.input = nil
 	}
 }
 
@@ -318,14 +295,15 @@ func (p *process) resize(width, height uint16) error {
 		return fmt.Errorf("process has no terminal: %w", errdefs.ErrFailedPrecondition)
 	}
 	err := sys.SetWindowSize(console, width, height)
-	if errors.Is(err, os.ErrClosed) {
-		return nil // it ended just now
+	if _, ended := p.exited(); ended {
+		return nil // just now, perhaps
 	}
 	return err
 }
 
 // close ends everything that is open, and removes the FIFOs that the shim made.
 func (s *stdio) close() {
+	s.finishRelays()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
@@ -342,12 +320,29 @@ func (s *stdio) close() {
 	if s.log != nil {
 		s.log.Close()
 	}
-	if s.input != nil {
-		s.input.Close()
+	for _, f := range []*os.File{s.input, s.probe} {
+		if f != nil {
+			f.Close()
+		}
 	}
 	closeAll(s.copies...)
 	for _, path := range s.made {
 		os.Remove(path)
+	}
+}
+
+// finishRelays waits for what the ended process has written, and for the program that logs it.
+func (s *stdio) finishRelays() {
+	s.mu.Lock()
+	relays, l := s.relays, s.logger
+	s.relays, s.logger = nil, nil
+	s.mu.Unlock()
+	deadline := time.Now().Add(lastOutput)
+	for _, r := range relays {
+		r.finish(deadline)
+	}
+	if l != nil {
+		l.close()
 	}
 }
 

@@ -25,6 +25,7 @@ type record struct {
 	Bundle    string             `json:"bundle"`
 	Cgroup    string             `json:"cgroup,omitempty"`
 	Stdio     stdioSpec          `json:"stdio"`
+	NoPivot   bool               `json:"noPivot,omitempty"`
 	Engine    engine.State       `json:"engine"`
 	StartedAt time.Time          `json:"startedAt,omitzero"`
 	Exit      *engine.ExitStatus `json:"exit,omitempty"`
@@ -146,7 +147,7 @@ func (t *task) create(ctx context.Context, rootfs []engine.Mount) (err error) {
 		return err
 	}
 	c, err := t.s.cfg.Engine.Create(ctx, engine.CreateOptions{
-		ID: t.rec.ID, Bundle: t.rec.Bundle, Spec: t.spec, Rootfs: rootfs, Stdio: stdio.files(),
+		ID: t.rec.ID, Bundle: t.rec.Bundle, Spec: t.spec, Rootfs: rootfs, Stdio: stdio.files(), NoPivot: t.rec.NoPivot,
 	})
 	stdio.close()
 	if err != nil {
@@ -193,6 +194,9 @@ func (t *task) start(ctx context.Context) error {
 		return fmt.Errorf("start container %s: it has ended: %w", t.rec.ID, errdefs.ErrFailedPrecondition)
 	case started:
 		return nil
+	}
+	if err := t.main.settleInput(t.rec.Stdio.Stdin); err != nil {
+		return err
 	}
 	if err := c.Start(ctx); err != nil {
 		return err

@@ -1,0 +1,91 @@
+package server
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+
+	runcoptions "github.com/containerd/containerd/api/types/runc/options"
+	runtimeoptions "github.com/containerd/containerd/api/types/runtimeoptions/v1"
+	"github.com/containerd/errdefs"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/anypb"
+
+	"github.com/11f9778f/berth/internal/shim/api"
+)
+
+// parseOptions takes the options of Task.Create into the record: Berth's own, or those of containerd's runc shim, which
+// clients send to any shim that they don't know.
+func parseOptions(a *anypb.Any, rec *record) error {
+	if a == nil || a.TypeUrl == "" && len(a.Value) == 0 {
+		return nil
+	}
+	// containerd's own type URLs have no prefix.
+	switch name := a.TypeUrl[strings.LastIndexByte(a.TypeUrl, '/')+1:]; name {
+	case "berth.shim.v1.CreateOptions":
+		var o api.CreateOptions
+		if err := proto.Unmarshal(a.Value, &o); err != nil {
+			return fmt.Errorf("options: %w: %w", err, errdefs.ErrInvalidArgument)
+		}
+		rec.SandboxID, rec.Stdio.StdinOnce = o.SandboxId, o.StdinOnce
+		return nil
+	case "containerd.runc.v1.Options":
+		var o runcoptions.Options
+		if err := proto.Unmarshal(a.Value, &o); err != nil {
+			return fmt.Errorf("options: %w: %w", err, errdefs.ErrInvalidArgument)
+		}
+		return runcOptions(&o, rec)
+	case "runtimeoptions.v1.Options":
+		return genericOptions(a.Value, rec)
+	default:
+		return fmt.Errorf("options: this shim knows no %q: %w", name, errdefs.ErrInvalidArgument)
+	}
+}
+
+// genericOptions reads what containerd's CRI plugin makes of the options table of a runtime that it does not know: our
+// table is runc's, as far as it makes sense.
+func genericOptions(raw []byte, rec *record) error {
+	var o runtimeoptions.Options
+	if err := proto.Unmarshal(raw, &o); err != nil {
+		return fmt.Errorf("options: %w: %w", err, errdefs.ErrInvalidArgument)
+	}
+	if o.ConfigPath != "" {
+		return fmt.Errorf("options: ConfigPath %q: this shim reads no configuration file: %w", o.ConfigPath, errdefs.ErrInvalidArgument)
+	}
+	var runc runcoptions.Options
+	for line := range strings.Lines(string(o.ConfigBody)) {
+		key, value, ok := strings.Cut(strings.TrimSpace(line), "=")
+		if !ok {
+			continue
+		}
+		value = strings.Trim(strings.TrimSpace(value), `"'`)
+		number, _ := strconv.ParseUint(value, 10, 32)
+		switch strings.TrimSpace(key) {
+		case "BinaryName":
+			runc.BinaryName = value
+		case "SystemdCgroup":
+			runc.SystemdCgroup = value == "true"
+		case "NoPivotRoot":
+			runc.NoPivotRoot = value == "true"
+		case "IoUid":
+			runc.IoUid = uint32(number)
+		case "IoGid":
+			runc.IoGid = uint32(number)
+		}
+	}
+	return runcOptions(&runc, rec)
+}
+
+// runcOptions takes what makes sense without runc. The rest is refused where the caller would miss it: the shim's cgroup
+// was the business of the `start` command, a keyring is never made, and the directories of runc and CRIU are nobody's.
+func runcOptions(o *runcoptions.Options, rec *record) error {
+	if o.BinaryName != "" {
+		return fmt.Errorf("options: BinaryName %q: this shim runs containers itself and calls no OCI runtime: %w", o.BinaryName, errdefs.ErrInvalidArgument)
+	}
+	if o.SystemdCgroup {
+		return fmt.Errorf("options: SystemdCgroup: this shim makes cgroups by itself, not through systemd: %w", errdefs.ErrInvalidArgument)
+	}
+	rec.NoPivot = o.NoPivotRoot
+	rec.Stdio.UID, rec.Stdio.GID = int(o.IoUid), int(o.IoGid)
+	return nil
+}
