@@ -141,6 +141,9 @@ func (s *Server) UpdateContainerResources(ctx context.Context, req *runtimeapi.U
 	if err != nil {
 		return nil, err
 	}
+	if err := checkLimits("linux.", req.GetLinux()); err != nil {
+		return nil, err
+	}
 	if err := s.rt.UpdateResources(ctx, id, resources(req.GetLinux())); err != nil {
 		return nil, asStatus(err)
 	}

@@ -15,7 +15,11 @@ import (
 // ID in the container's place, as in other runtimes. A client that is too slow for the log is told so
 // with DataLoss: it lists, and calls again.
 func (s *Server) GetContainerEvents(_ *runtimeapi.GetEventsRequest, stream runtimeapi.RuntimeService_GetContainerEventsServer) error {
-	return s.Events(stream.Context(), s.rt.EventPosition(), stream.Send)
+	since := s.rt.EventPosition()
+	if err := stream.SendHeader(nil); err != nil { // a client that waits for it misses nothing that it does next
+		return err
+	}
+	return s.Events(stream.Context(), since, stream.Send)
 }
 
 // Events calls send with every event after the number since (see runtime.Runtime.Events). It is

@@ -35,6 +35,8 @@ type Images interface {
 type Config struct {
 	Runtime *runtime.Runtime
 	Images  Images
+	// Network takes the pod CIDR of UpdateRuntimeConfig; nil refuses it.
+	Network Network
 	// SnapshotDir is where the image store keeps writable layers; statistics name it.
 	SnapshotDir string
 	// Streaming says where exec, attach and port-forward are served; the zero value is loopback.

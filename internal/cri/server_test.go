@@ -11,7 +11,6 @@ import (
 	"net/url"
 	"strings"
 	"testing"
-	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -69,10 +68,9 @@ func TestPodOverGRPC(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := c.Version(ctx, &runtimeapi.VersionRequest{}); err != nil { // the stream is open by now
+	if _, err := events.Header(); err != nil { // from here on it hears everything
 		t.Fatal(err)
 	}
-	time.Sleep(50 * time.Millisecond)
 	pod, id := runPod(t, c)
 	if len(pod) != 64 || len(id) != 64 {
 		t.Errorf("ids %q %q", pod, id)

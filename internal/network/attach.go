@@ -28,7 +28,7 @@ func (m *Manager) Attach(ctx context.Context, r Request) (*Result, error) {
 	fail := func(err error) (*Result, error) {
 		return nil, fmt.Errorf("attach sandbox %s to the network: %w", r.SandboxID, err)
 	}
-	ports, err := normalize(r.PortMappings, m.cfg.Subnets)
+	ports, err := normalize(r.PortMappings, m.book.Configured())
 	if err != nil {
 		return fail(err)
 	}

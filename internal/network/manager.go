@@ -74,6 +74,11 @@ func open(cfg Config) (_ *Manager, err error) {
 	if err != nil {
 		return nil, err
 	}
+	if kept, err := cfg.remembered(); err != nil {
+		m.log.Warn("the pod subnets that were set last are forgotten", "error", err)
+	} else if kept != nil {
+		cfg.Subnets = kept
+	}
 	if m.cfg, err = cfg.fit(routes); err != nil {
 		return nil, err
 	}
@@ -147,7 +152,7 @@ func (m *Manager) RemoveNetNS(ctx context.Context, id string) error {
 // Subnets returns the subnets that new pods get addresses of.
 func (m *Manager) Subnets() []string {
 	var out []string
-	for _, s := range m.cfg.Subnets {
+	for _, s := range m.book.Configured() {
 		out = append(out, s.String())
 	}
 	return out

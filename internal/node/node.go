@@ -126,7 +126,7 @@ func (n *Node) open(ctx context.Context) error {
 	}
 	n.cri, err = cri.New(cri.Config{
 		Runtime: n.runtime, Images: n.store, SnapshotDir: filepath.Join(n.cfg.Root, "snapshots"), Version: n.version,
-		Streaming: n.cfg.Streaming, Unary: n.unary(), Stream: []grpc.StreamServerInterceptor{n.metrics.Stream}, Logger: n.cfg.Log,
+		Streaming: n.cfg.Streaming, Network: n.network, Unary: n.unary(), Stream: []grpc.StreamServerInterceptor{n.metrics.Stream}, Logger: n.cfg.Log,
 	})
 	if err != nil {
 		return err

@@ -25,6 +25,7 @@ type eventLog struct {
 	ring []Event
 	// Invariant: events with base < Seq <= last exist or existed; the ring holds the newest of them.
 	base, last uint64
+	newest     time.Time
 	changed    chan struct{} // closed and replaced at each append
 }
 
@@ -40,6 +41,10 @@ func (l *eventLog) append(e Event) {
 	defer l.mu.Unlock()
 	l.last++
 	e.Seq = l.last
+	if !e.Time.After(l.newest) { // the time, too, tells the order
+		e.Time = l.newest.Add(1)
+	}
+	l.newest = e.Time
 	if len(l.ring) < eventLogSize {
 		l.ring = append(l.ring, e)
 	} else {

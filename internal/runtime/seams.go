@@ -216,6 +216,10 @@ type Shim interface {
 type Kernel interface {
 	CreateCgroup(ctx context.Context, path string, r *Resources) error
 	CgroupExists(path string) bool
+	// SetLimits sets the fields that are not zero; -1 takes a limit away.
+	SetLimits(ctx context.Context, path string, r Resources) error
+	// Limits reads CPUQuota, CPUPeriod and MemoryLimit; -1 is none, 0 unknown.
+	Limits(ctx context.Context, path string) (Resources, error)
 	// RemoveCgroup kills what is in the cgroup and below it, waits until that is dead, and removes
 	// the directories.
 	RemoveCgroup(ctx context.Context, path string) error

@@ -156,6 +156,75 @@ func (r *Runtime) sandboxStatsOf(ctx context.Context, sb *sandbox) (SandboxStats
 	return out, err
 }
 
+// ContainerCounters is everything that the kernel counts for a container.
+type ContainerCounters struct {
+	Container ContainerStatus
+	Counters  *cgroup.Stats
+	Processes ProcessUsage
+	Disk      DiskUsage
+}
+
+// SandboxCounters is everything that the kernel counts for a pod; see SandboxStats.
+type SandboxCounters struct {
+	Sandbox    SandboxStatus
+	Counters   *cgroup.Stats
+	Processes  ProcessUsage
+	Network    []InterfaceUsage
+	Containers []ContainerCounters
+}
+
+// AllSandboxCounters reads the counters of the ready sandboxes and their running containers. It costs more
+// than AllSandboxStats: it looks at every process.
+func (r *Runtime) AllSandboxCounters(ctx context.Context) []SandboxCounters {
+	var which []*sandbox
+	for _, st := range r.Sandboxes() {
+		if sb := r.sandbox(st.ID); sb != nil && st.State == SandboxReady {
+			which = append(which, sb)
+		}
+	}
+	mctx, cancel := context.WithTimeout(ctx, firstMeasure)
+	defer cancel()
+	return inParallel(which, func(sb *sandbox) (SandboxCounters, error) { return r.countersOf(ctx, mctx, sb) })
+}
+
+// countersOf reads one pod; mctx bounds the wait for measures of writable layers.
+func (r *Runtime) countersOf(ctx, mctx context.Context, sb *sandbox) (SandboxCounters, error) {
+	k := r.cfg.Kernel
+	out := SandboxCounters{Sandbox: sb.get()}
+	var err error
+	if out.Counters, err = k.Counters(ctx, out.Sandbox.CgroupPath); err != nil {
+		return out, err
+	}
+	pid := 0
+	for _, c := range sb.children() {
+		x := ContainerCounters{Container: c.get()}
+		if x.Container.State != ContainerRunning {
+			continue
+		}
+		if x.Counters, err = k.Counters(ctx, x.Container.CgroupPath); err != nil {
+			continue // it has ended this instant
+		}
+		if x.Processes, err = k.ProcessUsage(ctx, x.Container.CgroupPath); err != nil {
+			return out, err
+		}
+		x.Disk, _ = r.cfg.Images.Usage(mctx, c.id) // without it, the rest is still of use
+		pid = x.Container.Pid
+		out.Processes.add(x.Processes)
+		out.Containers = append(out.Containers, x)
+	}
+	if out.Sandbox.NetNS != "" {
+		out.Network, err = k.NetworkUsage(ctx, pid, out.Sandbox.NetNS)
+	}
+	return out, err
+}
+
+func (p *ProcessUsage) add(q ProcessUsage) {
+	p.Processes += q.Processes
+	p.Threads += q.Threads
+	p.FileDescriptors += q.FileDescriptors
+	p.Sockets += q.Sockets
+}
+
 const (
 	// leastWindow is the shortest time that a rate of CPU use is averaged over.
 	leastWindow = 500 * time.Millisecond

@@ -357,7 +357,9 @@ func (f fakeKernel) Alive(_ int, cgroup string) bool {
 	t, ok := f.w.task(filepath.Base(cgroup))
 	return ok && t.State == "running"
 }
-func (f fakeKernel) Meter(string) (Meter, error) { return fakeMeter{}, nil }
+func (f fakeKernel) SetLimits(context.Context, string, Resources) error { return nil }
+func (f fakeKernel) Limits(context.Context, string) (Resources, error)  { return Resources{}, nil }
+func (f fakeKernel) Meter(string) (Meter, error)                        { return fakeMeter{}, nil }
 func (f fakeKernel) Counters(context.Context, string) (*cgroup.Stats, error) {
 	return &cgroup.Stats{At: time.Now()}, nil
 }

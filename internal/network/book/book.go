@@ -312,6 +312,34 @@ func (b *Book) Entries() []Entry {
 	return out
 }
 
+// SetSubnets changes where new addresses come from. Who has one keeps it.
+func (b *Book) SetSubnets(subnets []netip.Prefix) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	old := b.pools
+	b.pools = nil
+	for _, s := range subnets {
+		i := slices.IndexFunc(old, func(p *pool) bool { return p.subnet == s.Masked() })
+		if i >= 0 {
+			b.pools = append(b.pools, old[i])
+			continue
+		}
+		b.pools = append(b.pools, newPool(s, nil))
+	}
+	return b.writeStateLocked()
+}
+
+// Configured returns the subnets that new addresses come from.
+func (b *Book) Configured() []netip.Prefix {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	var out []netip.Prefix
+	for _, p := range b.pools {
+		out = append(out, p.subnet)
+	}
+	return out
+}
+
 // Subnets returns the subnets of the configuration and those that entries of an earlier one are in.
 func (b *Book) Subnets() []netip.Prefix {
 	b.mu.Lock()

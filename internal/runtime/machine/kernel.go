@@ -45,6 +45,25 @@ func (Kernel) CgroupExists(p string) bool {
 	return err == nil && g.Exists()
 }
 
+// SetLimits changes limits.
+func (Kernel) SetLimits(_ context.Context, p string, r runtime.Resources) error {
+	g, err := cgroup.Load(p)
+	if err != nil {
+		return err
+	}
+	return g.Apply(r.OCI())
+}
+
+// Limits reads limits.
+func (Kernel) Limits(_ context.Context, p string) (runtime.Resources, error) {
+	g, err := cgroup.Load(p)
+	if err != nil {
+		return runtime.Resources{}, err
+	}
+	l, err := g.Limits()
+	return runtime.Resources{CPUQuota: l.CPUQuota, CPUPeriod: l.CPUPeriod, MemoryLimit: l.Memory}, err
+}
+
 // KillCgroup kills and waits.
 func (Kernel) KillCgroup(ctx context.Context, p string) error {
 	g, err := cgroup.Load(p)

@@ -166,6 +166,9 @@ func (d *daemon) checkLimits(t *testing.T, ctx context.Context, sb string) {
 	if st, err := d.rt.ContainerStats(ctx, c); err != nil || st.Cgroup.MemoryLimit != 24<<20 {
 		t.Errorf("limit %d, %v", st.Cgroup.MemoryLimit, err)
 	}
+	if l, err := d.kernel().Limits(ctx, must(d.rt.Container(c)).CgroupPath); err != nil || l.MemoryLimit != 24<<20 {
+		t.Errorf("%+v, %v", l, err)
+	}
 	eventually(t, "the hog is killed", func() bool { st, _ := d.rt.Container(c); return st.State == runtime.ContainerExited })
 	if st, _ := d.rt.Container(c); st.Reason != "OOMKilled" || st.ExitCode == 0 {
 		t.Errorf("%s %d %s", st.Reason, st.ExitCode, st.Message)
