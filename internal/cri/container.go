@@ -2,6 +2,7 @@ package cri
 
 import (
 	"context"
+	"reflect"
 	"time"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -48,6 +49,9 @@ func agree(sb runtime.SandboxSpec, c runtime.ContainerSpec, cfg *runtimeapi.Cont
 	want := sandboxNamespaces(o)
 	if c.PID != runtime.NamespacePod && sb.Namespaces.PID != runtime.NamespaceNode {
 		want.PID = sb.Namespaces.PID // it has one of its own, or another container's
+	}
+	if o.GetUsernsOptions() != nil && !reflect.DeepEqual(userNamespace(o), sb.User) {
+		return badRequest("config.linux.security_context.namespace_options.userns_options: they differ from the sandbox's")
 	}
 	if want != sb.Namespaces {
 		return badRequest("config.linux.security_context.namespace_options: they differ from the sandbox's")

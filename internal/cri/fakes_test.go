@@ -32,9 +32,11 @@ func (rooms) Lookup(_ context.Context, ref string) (runtime.Image, error) {
 	}
 	return runtime.Image{ID: "sha256:1", Ref: "img@sha256:2", Config: runtime.ImageConfig{Cmd: []string{"/x"}}}, nil
 }
-func (rooms) Prepare(context.Context, string, runtime.Image) ([]engine.Mount, error) { return nil, nil }
-func (rooms) View(context.Context, string, runtime.Image) ([]string, error)          { return nil, nil }
-func (rooms) Remove(context.Context, string) error                                   { return nil }
+func (rooms) Prepare(context.Context, string, runtime.Image, *runtime.UserNamespace) ([]engine.Mount, error) {
+	return nil, nil
+}
+func (rooms) View(context.Context, string, runtime.Image) ([]string, error) { return nil, nil }
+func (rooms) Remove(context.Context, string) error                          { return nil }
 func (rooms) Usage(context.Context, string) (runtime.DiskUsage, error) {
 	return runtime.DiskUsage{Bytes: 5, Inodes: 2, At: time.Now()}, nil
 }
@@ -46,6 +48,9 @@ func (rooms) Keys(context.Context) ([]string, error) { return nil, nil }
 type netRoom struct{}
 
 func (netRoom) CreateNetNS(_ context.Context, id string, _ map[string]string) (string, error) {
+	return "/netns/" + id, nil
+}
+func (netRoom) AdoptNetNS(_ context.Context, id, _ string) (string, error) {
 	return "/netns/" + id, nil
 }
 func (netRoom) RemoveNetNS(context.Context, string) error { return nil }
@@ -141,13 +146,15 @@ func (meter) Read() (runtime.Stats, error) {
 		CPUPressure: &cgroup.Pressure{Some: cgroup.PressureLine{Avg10: 1.5, Total: 7}},
 	}, nil
 }
-func (kernelRoom) Processes(context.Context, string) ([]int, error)    { return nil, nil }
-func (kernelRoom) Cgroups(context.Context, string) ([]string, error)   { return nil, nil }
-func (kernelRoom) MountTmpfs(context.Context, string, int64) error     { return nil }
-func (kernelRoom) MountLayers(context.Context, string, []string) error { return nil }
-func (kernelRoom) Unmount(context.Context, string) error               { return nil }
-func (kernelRoom) Mounts(context.Context, string) ([]string, error)    { return nil, nil }
-func (kernelRoom) BootID() (string, error)                             { return "b", nil }
+func (kernelRoom) Processes(context.Context, string) ([]int, error)              { return nil, nil }
+func (kernelRoom) Cgroups(context.Context, string) ([]string, error)             { return nil, nil }
+func (kernelRoom) MountTmpfs(context.Context, string, int64) error               { return nil }
+func (kernelRoom) PinNamespaces(context.Context, runtime.PinnedNamespaces) error { return nil }
+func (kernelRoom) UnpinNamespaces(context.Context, string) error                 { return nil }
+func (kernelRoom) MountLayers(context.Context, string, []string) error           { return nil }
+func (kernelRoom) Unmount(context.Context, string) error                         { return nil }
+func (kernelRoom) Mounts(context.Context, string) ([]string, error)              { return nil, nil }
+func (kernelRoom) BootID() (string, error)                                       { return "b", nil }
 
 // store is an image store with one image.
 type store struct{}

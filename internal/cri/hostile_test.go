@@ -46,7 +46,17 @@ func TestHostileSandboxes(t *testing.T) {
 		{"namespace_options.pid", codes.InvalidArgument, ns(func(o *runtimeapi.NamespaceOption) { o.Pid = runtimeapi.NamespaceMode_TARGET })},
 		{"namespace_options.pid", codes.InvalidArgument, ns(func(o *runtimeapi.NamespaceOption) { o.Pid = 77 })},
 		{"namespace_options.network", codes.InvalidArgument, ns(func(o *runtimeapi.NamespaceOption) { o.Network = runtimeapi.NamespaceMode_CONTAINER })},
-		{"userns_options", codes.Unimplemented, ns(func(o *runtimeapi.NamespaceOption) { o.UsernsOptions = &runtimeapi.UserNamespace{} })},
+		{"user namespace: 0 mappings", codes.InvalidArgument, ns(func(o *runtimeapi.NamespaceOption) { o.UsernsOptions = &runtimeapi.UserNamespace{} })},
+		{"userns_options.mode", codes.InvalidArgument, ns(func(o *runtimeapi.NamespaceOption) {
+			o.UsernsOptions = &runtimeapi.UserNamespace{Mode: runtimeapi.NamespaceMode_TARGET}
+		})},
+		{"userns_options", codes.InvalidArgument, ns(func(o *runtimeapi.NamespaceOption) {
+			o.UsernsOptions = &runtimeapi.UserNamespace{Mode: runtimeapi.NamespaceMode_NODE, Uids: []*runtimeapi.IDMapping{{}}}
+		})},
+		{"must begin at 0", codes.InvalidArgument, ns(func(o *runtimeapi.NamespaceOption) {
+			wrong := []*runtimeapi.IDMapping{{HostId: 1<<32 - 1, Length: 1<<32 - 1}}
+			o.UsernsOptions = &runtimeapi.UserNamespace{Uids: wrong, Gids: wrong}
+		})},
 		{"cgroup", codes.InvalidArgument, func(c *runtimeapi.PodSandboxConfig) { c.Linux.CgroupParent = "/a/../.." }},
 		{"sysctl", codes.InvalidArgument, func(c *runtimeapi.PodSandboxConfig) {
 			c.Linux.Sysctls = map[string]string{"kernel.core_pattern": "|/evil"}

@@ -104,6 +104,8 @@ func sandboxStatus(s runtime.SandboxStatus) *runtimeapi.PodSandboxStatus {
 			Network: namespaceMode(s.Spec.Namespaces.Network),
 			Pid:     namespaceMode(s.Spec.Namespaces.PID),
 			Ipc:     namespaceMode(s.Spec.Namespaces.IPC),
+
+			UsernsOptions: criUserNamespace(s.Spec.User),
 		}}},
 	}
 	for i, ip := range s.IPs {
@@ -143,6 +145,7 @@ func sandboxSpec(c *runtimeapi.PodSandboxConfig) (runtime.SandboxSpec, error) {
 		Hostname: c.GetHostname(), LogDir: c.GetLogDirectory(), Labels: c.GetLabels(), Annotations: c.GetAnnotations(),
 		CgroupParent: l.GetCgroupParent(), Sysctls: l.GetSysctls(), Privileged: l.GetSecurityContext().GetPrivileged(),
 		Namespaces: sandboxNamespaces(l.GetSecurityContext().GetNamespaceOptions()),
+		User:       userNamespace(l.GetSecurityContext().GetNamespaceOptions()),
 		SELinux:    seLinux(l.GetSecurityContext().GetSelinuxOptions()),
 	}
 	if d := c.GetDnsConfig(); d != nil {
@@ -179,6 +182,22 @@ func sandboxNamespaces(o *runtimeapi.NamespaceOption) runtime.Namespaces {
 		n.IPC = runtime.NamespaceNode
 	}
 	return n
+}
+
+// userNamespace is nil for the host's.
+func userNamespace(o *runtimeapi.NamespaceOption) *runtime.UserNamespace {
+	u := o.GetUsernsOptions()
+	if u == nil || u.GetMode() == runtimeapi.NamespaceMode_NODE {
+		return nil
+	}
+	return &runtime.UserNamespace{UIDs: mappings(u.GetUids()), GIDs: mappings(u.GetGids())}
+}
+
+func criUserNamespace(u *runtime.UserNamespace) *runtimeapi.UserNamespace {
+	if u == nil {
+		return &runtimeapi.UserNamespace{Mode: runtimeapi.NamespaceMode_NODE}
+	}
+	return &runtimeapi.UserNamespace{Mode: runtimeapi.NamespaceMode_POD, Uids: criMappings(u.UIDs), Gids: criMappings(u.GIDs)}
 }
 
 func protocol(p runtimeapi.Protocol) string {

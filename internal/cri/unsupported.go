@@ -6,8 +6,6 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-const noUserNS = "user namespaces are not supported yet"
-
 // refuseSandbox names the first field that can't be honoured.
 func refuseSandbox(c *runtimeapi.PodSandboxConfig) error {
 	if c.GetWindows() != nil {
@@ -66,8 +64,14 @@ func refuseNamespaces(at string, container bool, o *runtimeapi.NamespaceOption) 
 			return badRequest("%s%s: %s is neither POD nor NODE", at, field, mode)
 		}
 	}
-	if u := o.GetUsernsOptions(); u != nil && u.GetMode() != runtimeapi.NamespaceMode_NODE {
-		return unsupported(at+"userns_options", noUserNS)
+	switch u := o.GetUsernsOptions(); {
+	case u == nil: // of a kubelet that does not know of user namespaces
+	case u.GetMode() == runtimeapi.NamespaceMode_NODE:
+		if len(u.GetUids())+len(u.GetGids()) > 0 {
+			return badRequest("%suserns_options: the host's user namespace has no mappings of the pod's", at)
+		}
+	case u.GetMode() != runtimeapi.NamespaceMode_POD:
+		return badRequest("%suserns_options.mode: %s is neither POD nor NODE", at, u.GetMode())
 	}
 	return nil
 }

@@ -115,6 +115,16 @@ func (m *Manager) resume() error {
 // CreateNetNS makes a network namespace for sandbox id, with lo up and the net.* sysctls set, and pins it.
 // It returns the pin's path. A namespace that is there already is returned as it is.
 func (m *Manager) CreateNetNS(ctx context.Context, id string, sysctls map[string]string) (string, error) {
+	return m.pin(ctx, id, func() (string, error) { return m.pins.Create(id, sysctls) })
+}
+
+// AdoptNetNS is CreateNetNS for a namespace that is there already, at the path from: one that belongs to a
+// user namespace, say.
+func (m *Manager) AdoptNetNS(ctx context.Context, id, from string) (string, error) {
+	return m.pin(ctx, id, func() (string, error) { return m.pins.Adopt(id, from) })
+}
+
+func (m *Manager) pin(ctx context.Context, id string, pin func() (string, error)) (string, error) {
 	defer trace.Start(ctx, "network.netns")()
 	if err := checkID(id); err != nil {
 		return "", fmt.Errorf("create network namespace: %w", err)
@@ -124,7 +134,7 @@ func (m *Manager) CreateNetNS(ctx context.Context, id string, sysctls map[string
 		return "", fmt.Errorf("create network namespace of %s: %w", id, err)
 	}
 	defer unlock()
-	path, err := m.pins.Create(id, sysctls)
+	path, err := pin()
 	if err != nil {
 		return "", fmt.Errorf("create network namespace of %s: %w", id, err)
 	}

@@ -39,6 +39,12 @@ func (r *Runtime) checkSandbox(s SandboxSpec) error {
 	if n := s.Namespaces; n.PID == NamespaceTarget || n.Network > NamespaceNode || n.IPC > NamespaceNode {
 		return invalid("a sandbox's namespaces can't be those of one container")
 	}
+	if err := s.User.check(); err != nil {
+		return err
+	}
+	if s.User != nil && s.Handler != "" {
+		return invalid("runtime handler %q has no user namespaces", s.Handler)
+	}
 	if !r.Handler(s.Handler) {
 		return invalid("no runtime handler %q is configured", s.Handler)
 	}

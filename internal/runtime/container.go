@@ -193,7 +193,7 @@ func (c *container) build(ctx context.Context) error {
 		return fmt.Errorf("image %q: %w", spec.Image, err)
 	}
 	err = c.sb.ledger.do(ctx, effect{kind: kindSnapshot, object: c.id, do: func(ctx context.Context) (err error) {
-		c.rootfs, err = c.r.cfg.Images.Prepare(ctx, c.id, img)
+		c.rootfs, err = c.r.cfg.Images.Prepare(ctx, c.id, img, c.sb.get().Spec.User)
 		return err
 	}})
 	if err != nil {

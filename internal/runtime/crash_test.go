@@ -35,6 +35,8 @@ func daemonLife(dir string) error {
 	ctx := context.Background()
 	shared := pod("new")
 	shared.Namespaces.PID = NamespacePod // for the effects of its keeper
+	mine := []IDMapping{{HostID: uint32(os.Getuid()), Length: 1}}
+	shared.User = &UserNamespace{UIDs: mine, GIDs: []IDMapping{{HostID: uint32(os.Getgid()), Length: 1}}}
 	sb, err := r.RunSandbox(ctx, shared)
 	if err != nil {
 		return err

@@ -36,6 +36,7 @@
 //	sandboxes/<id>.json     what RunSandbox was asked and what came of it
 //	containers/<id>.json    the same for a container
 //	pods/<sandbox id>/      hostname, hosts, resolv.conf and the mount point of /dev/shm
+//	userns/<sandbox id>/    the pinned user namespace of a pod that has one, and what belongs to it
 //	volumes/<container id>/ mounts of the images that are volumes of a container
 //
 // Containers' bundles are under <run>/bundles, snapshots where the image room keeps them. A sandbox has a

@@ -137,6 +137,7 @@ const (
 	resBundle   = "bundle"
 	resPodDir   = "pod-dir"
 	resVolume   = "volume"
+	resUserNS   = "userns"
 	resRecord   = "record"
 	resShim     = "shim"
 	resShimFile = "shim-file" // below the shims' folder, of no group
@@ -214,7 +215,7 @@ func (r *Runtime) cgroups(ctx context.Context) ([]Resource, error) {
 // mounts lists mount points below the pods' folders, image volumes and bundles. Those of shims and network are theirs.
 func (r *Runtime) mounts(ctx context.Context) ([]Resource, error) {
 	var out []Resource
-	for _, dir := range []string{r.store.path("pods"), r.store.path("volumes"), r.store.bundles} {
+	for _, dir := range []string{r.store.path("pods"), r.store.path("volumes"), r.store.path("userns"), r.store.bundles} {
 		points, err := r.cfg.Kernel.Mounts(ctx, dir)
 		if err != nil {
 			return nil, err
@@ -242,6 +243,7 @@ func (r *Runtime) folders(context.Context) ([]Resource, error) {
 	var out []Resource
 	for _, x := range []struct{ kind, dir, suffix string }{
 		{resBundle, r.store.bundles, ""}, {resPodDir, r.store.path("pods"), ""}, {resVolume, r.store.path("volumes"), ""},
+		{resUserNS, r.store.path("userns"), ""},
 		{resRecord, r.store.path("sandboxes"), ".json"}, {resRecord, r.store.path("containers"), ".json"},
 	} {
 		entries, err := os.ReadDir(x.dir)
@@ -268,7 +270,7 @@ func (r *Runtime) repair(ctx context.Context, x Resource) error {
 		return r.cfg.Kernel.Unmount(ctx, x.Name)
 	case resSnapshot:
 		return r.cfg.Images.Remove(ctx, x.Name)
-	case resBundle, resPodDir, resVolume, resRecord:
+	case resBundle, resPodDir, resVolume, resUserNS, resRecord:
 		return os.RemoveAll(x.Name)
 	}
 	if x.Kind == resShimFile {

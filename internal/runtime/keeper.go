@@ -75,11 +75,15 @@ func (sb *sandbox) keeperSpec(st SandboxStatus, cgroup string) *specs.Spec {
 	s.Linux.CgroupsPath = cgroup
 	s.Linux.Namespaces = []specs.LinuxNamespace{{Type: specs.MountNamespace}, {Type: specs.PIDNamespace}}
 	for t, p := range map[specs.LinuxNamespaceType]string{
-		specs.NetworkNamespace: st.NetNS, specs.IPCNamespace: st.IPC, specs.UTSNamespace: st.UTS,
+		specs.NetworkNamespace: st.NetNS, specs.IPCNamespace: st.IPC, specs.UTSNamespace: st.UTS, specs.UserNamespace: st.UserNS,
 	} {
 		if p != "" {
 			s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: t, Path: p})
 		}
+	}
+	if u := st.Spec.User; u != nil {
+		s.Linux.UIDMappings, s.Linux.GIDMappings = ociMappings(u.UIDs), ociMappings(u.GIDs)
+		s.Process.User = specs.User{} // the root of nobody's files: all that is sure to be mapped
 	}
 	s.Annotations = sandboxAnnotations(st)
 	return s

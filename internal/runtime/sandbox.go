@@ -183,6 +183,9 @@ func (sb *sandbox) build(life context.Context) error {
 	if err := sb.label(); err != nil {
 		return err
 	}
+	if err := sb.makeUserNS(life); err != nil {
+		return err
+	}
 	g, ctx := errgroup.WithContext(life)
 	netns := make(chan string, 1)
 	g.Go(func() error {
@@ -224,6 +227,10 @@ func (sb *sandbox) makeNetNS(ctx context.Context) (string, error) {
 	var path string
 	netSysctls, _ := splitSysctls(sb.get().Spec.Sysctls)
 	err := sb.ledger.do(ctx, effect{kind: kindNetNS, object: sb.id, do: func(ctx context.Context) (err error) {
+		if sb.get().Spec.User != nil {
+			path, err = sb.r.cfg.Network.AdoptNetNS(ctx, sb.id, filepath.Join(sb.r.store.userNS(sb.id), "net"))
+			return err
+		}
 		path, err = sb.r.cfg.Network.CreateNetNS(ctx, sb.id, netSysctls)
 		return err
 	}})
@@ -263,10 +270,14 @@ func (sb *sandbox) shimSandbox(ctx context.Context, shim Shim, netns string) err
 		defer cancel()
 		ipc, uts, err := shim.CreateSandbox(ctx, ShimSandbox{
 			ID: sb.id, NetNS: netns, Hostname: st.Spec.Hostname, Sysctls: sysctls, Cgroup: st.CgroupPath,
-			IPC: st.Spec.Namespaces.IPC == NamespacePod, UTS: st.Spec.Namespaces.Network == NamespacePod,
+			// With a user namespace they are made together with it.
+			IPC:    st.Spec.Namespaces.IPC == NamespacePod && st.Spec.User == nil,
+			UTS:    st.Spec.Namespaces.Network == NamespacePod && st.Spec.User == nil,
 			Bundle: sb.r.store.podDir(sb.id), Annotations: sandboxAnnotations(st),
 		})
-		sb.set(func(s *SandboxStatus) { s.IPC, s.UTS = ipc, uts })
+		if st.Spec.User == nil {
+			sb.set(func(s *SandboxStatus) { s.IPC, s.UTS = ipc, uts })
+		}
 		return err
 	}})
 }
@@ -275,13 +286,19 @@ func (sb *sandbox) shimSandbox(ctx context.Context, shim Shim, netns string) err
 func (sb *sandbox) makePodDir(ctx context.Context) error {
 	r, spec, dir := sb.r, sb.get().Spec, sb.r.store.podDir(sb.id)
 	err := sb.ledger.do(ctx, effect{kind: kindPodDir, object: sb.id, do: func(context.Context) error {
-		return writePodFiles(dir, spec, r.cfg.ResolvConf)
+		if err := writePodFiles(dir, spec, r.cfg.ResolvConf); err != nil {
+			return err
+		}
+		return spec.User.give(dir, "hostname", "hosts", "resolv.conf")
 	}})
 	if err != nil || spec.Namespaces.IPC == NamespaceNode {
 		return err
 	}
 	return sb.ledger.do(ctx, effect{kind: kindShm, object: sb.id, do: func(ctx context.Context) error {
-		return r.cfg.Kernel.MountTmpfs(ctx, filepath.Join(dir, "shm"), r.cfg.ShmSize)
+		if err := r.cfg.Kernel.MountTmpfs(ctx, filepath.Join(dir, "shm"), r.cfg.ShmSize); err != nil {
+			return err
+		}
+		return spec.User.give(dir, "shm")
 	}})
 }
 
@@ -319,7 +336,8 @@ func (sb *sandbox) stop(ctx context.Context) error {
 	err := g.Wait()
 	uctx, cancel := sb.r.undoContext(ctx)
 	defer cancel()
-	err = errors.Join(err, sb.endKeeper(uctx), sb.ledger.undoOne(uctx, kindNetwork, sb.id), sb.ledger.undoOne(uctx, kindNetNS, sb.id))
+	err = errors.Join(err, sb.endKeeper(uctx), sb.ledger.undoOne(uctx, kindNetwork, sb.id), sb.ledger.undoOne(uctx, kindNetNS, sb.id),
+		sb.ledger.undoOne(uctx, kindUserNS, sb.id))
 	if err == nil && state == SandboxReady {
 		sb.r.emit(SandboxStoppedEv, sb, "")
 	}

@@ -37,8 +37,9 @@ type ImageConfig struct {
 type Images interface {
 	// Lookup finds an image by reference or ID; errdefs.ErrNotFound if it is not here.
 	Lookup(ctx context.Context, ref string) (Image, error)
-	// Prepare makes a writable root filesystem and returns how to mount it.
-	Prepare(ctx context.Context, key string, img Image) ([]engine.Mount, error)
+	// Prepare makes a writable root filesystem and returns how to mount it. With mappings the owners of
+	// its files are translated.
+	Prepare(ctx context.Context, key string, img Image, maps *UserNamespace) ([]engine.Mount, error)
 	Remove(ctx context.Context, key string) error
 	// View returns the folders of the image's layers, the topmost first, and keeps them until Remove(key).
 	View(ctx context.Context, key string, img Image) (layers []string, err error)
@@ -69,6 +70,8 @@ type Resource struct {
 type Network interface {
 	// CreateNetNS makes and pins a namespace; sysctls are those that begin with "net.".
 	CreateNetNS(ctx context.Context, id string, sysctls map[string]string) (path string, err error)
+	// AdoptNetNS is CreateNetNS for a namespace that is there, at the path from.
+	AdoptNetNS(ctx context.Context, id, from string) (path string, err error)
 	RemoveNetNS(ctx context.Context, id string) error
 	Attach(ctx context.Context, r AttachRequest) ([]netip.Addr, error)
 	Detach(ctx context.Context, id string) error
@@ -243,6 +246,11 @@ type Kernel interface {
 	// Cgroups lists the cgroups directly below path.
 	Cgroups(ctx context.Context, path string) ([]string, error)
 
+	// PinNamespaces makes a user namespace and namespaces that belong to it, and binds them to the files
+	// "user", "net", "ipc" and "uts" of a folder.
+	PinNamespaces(ctx context.Context, p PinnedNamespaces) error
+	UnpinNamespaces(ctx context.Context, dir string) error
+
 	MountTmpfs(ctx context.Context, dir string, size int64) error
 	// MountLayers mounts the layers of an image, the topmost first, read-only at dir.
 	MountLayers(ctx context.Context, dir string, layers []string) error
@@ -257,6 +265,15 @@ type Kernel interface {
 type Meter interface {
 	Read() (Stats, error)
 	Close()
+}
+
+// PinnedNamespaces are those of a pod that has a user namespace.
+type PinnedNamespaces struct {
+	Dir           string
+	User          UserNamespace
+	Net, IPC, UTS bool
+	Hostname      string
+	Sysctls       map[string]string
 }
 
 // Stats is what a cgroup uses. Memory is in bytes.

@@ -125,6 +125,13 @@ func (b *specBuilder) environment() []string {
 // namespaces: the pod's are joined by path, the host's left out, all others new.
 func (b *specBuilder) namespaces() error {
 	var out []specs.LinuxNamespace
+	if u := b.sandbox.Spec.User; u != nil {
+		if b.sandbox.UserNS == "" {
+			return fmt.Errorf("sandbox %s has no user namespace", short(b.sandbox.ID))
+		}
+		out = append(out, specs.LinuxNamespace{Type: specs.UserNamespace, Path: b.sandbox.UserNS})
+		b.out.Linux.UIDMappings, b.out.Linux.GIDMappings = ociMappings(u.UIDs), ociMappings(u.GIDs)
+	}
 	add := func(t specs.LinuxNamespaceType, path string) {
 		out = append(out, specs.LinuxNamespace{Type: t, Path: path})
 	}

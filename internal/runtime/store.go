@@ -17,7 +17,7 @@ type store struct {
 
 func newStore(run string) (*store, error) {
 	s := &store{dir: filepath.Join(run, "runtime"), bundles: filepath.Join(run, "bundles")}
-	for _, d := range []string{run, s.dir, s.bundles, s.path("journal"), s.path("sandboxes"), s.path("containers"), s.path("pods"), s.path("volumes")} {
+	for _, d := range []string{run, s.dir, s.bundles, s.path("journal"), s.path("sandboxes"), s.path("containers"), s.path("pods"), s.path("volumes"), s.path("userns")} {
 		if err := os.MkdirAll(d, 0o700); err != nil {
 			return nil, fmt.Errorf("make runtime state folder: %w", err)
 		}
@@ -31,6 +31,7 @@ func (s *store) path(elem ...string) string {
 
 func (s *store) journal(sandbox string) string { return s.path("journal", sandbox) }
 func (s *store) podDir(sandbox string) string  { return s.path("pods", sandbox) }
+func (s *store) userNS(sandbox string) string  { return s.path("userns", sandbox) }
 func (s *store) volumes(container string) string {
 	return s.path("volumes", container)
 }

@@ -26,6 +26,12 @@ type Namespaces struct {
 	IPC     NamespaceMode `json:"ipc"`     // Pod or Node
 }
 
+// UserNamespace maps the users and groups of a pod to those of the host.
+type UserNamespace struct {
+	UIDs []IDMapping `json:"uids"`
+	GIDs []IDMapping `json:"gids"`
+}
+
 // SandboxSpec is what a pod sandbox is made from. Namespace, Name, UID and Attempt are its identity:
 // a second RunSandbox with the same four joins the first.
 type SandboxSpec struct {
@@ -46,6 +52,8 @@ type SandboxSpec struct {
 	// CgroupParent is the pod's cgroup; empty means <Config.CgroupParent>/pod<UID>.
 	CgroupParent string     `json:"cgroupParent,omitempty"`
 	Namespaces   Namespaces `json:"namespaces"`
+	// User is the pod's user namespace; nil is the host's.
+	User *UserNamespace `json:"user,omitempty"`
 	// Sysctls are set in the pod's own namespaces.
 	Sysctls    map[string]string `json:"sysctls,omitempty"`
 	Privileged bool              `json:"privileged,omitempty"`
@@ -253,10 +261,11 @@ type SandboxStatus struct {
 	State     SandboxState `json:"state"`
 	CreatedAt time.Time    `json:"createdAt"`
 	IPs       []netip.Addr `json:"ips,omitempty"`
-	// NetNS, IPC and UTS are paths of the pod's pinned namespaces, empty where the host's are used.
-	NetNS string `json:"netns,omitempty"`
-	IPC   string `json:"ipc,omitempty"`
-	UTS   string `json:"uts,omitempty"`
+	// NetNS, IPC, UTS and UserNS are paths of the pod's pinned namespaces, empty where the host's are used.
+	NetNS  string `json:"netns,omitempty"`
+	UserNS string `json:"userns,omitempty"`
+	IPC    string `json:"ipc,omitempty"`
+	UTS    string `json:"uts,omitempty"`
 	// Pid is that of the process that keeps a PID namespace which the pod's containers share, else 0.
 	Pid int `json:"pid,omitempty"`
 	// CgroupPath is the pod's cgroup below the hierarchies' roots.

@@ -18,6 +18,7 @@ type effectKind string
 // Effects that leave something outside, with what it is.
 const (
 	kindCgroup      effectKind = "cgroup"       // the pod's cgroup
+	kindUserNS      effectKind = "userns"       // the pod's user namespace, and what belongs to it
 	kindNetNS       effectKind = "netns"        // the pod's network namespace
 	kindNetwork     effectKind = "network"      // links, addresses, host ports
 	kindShim        effectKind = "shim"         // a place in a shim
@@ -50,6 +51,8 @@ func (r *Runtime) undo(ctx context.Context, l *ledger, e entry) error {
 	switch e.Kind {
 	case kindCgroup:
 		return r.undoCgroup(ctx, e)
+	case kindUserNS:
+		return r.undoUserNS(ctx, e.Object)
 	case kindNetNS:
 		return r.cfg.Network.RemoveNetNS(ctx, e.Object)
 	case kindNetwork:

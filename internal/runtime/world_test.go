@@ -120,7 +120,7 @@ func (f fakeImages) Lookup(_ context.Context, ref string) (Image, error) {
 	return Image{ID: "sha256:1", Ref: "img@sha256:2", Config: ImageConfig{Cmd: []string{"/serve"}, User: "web", StopSignal: "SIGQUIT"}}, nil
 }
 
-func (f fakeImages) Prepare(ctx context.Context, key string, _ Image) ([]engine.Mount, error) {
+func (f fakeImages) Prepare(ctx context.Context, key string, _ Image, _ *UserNamespace) ([]engine.Mount, error) {
 	return []engine.Mount{{Type: "overlay"}}, f.w.make(ctx, "snapshot", key, nil)
 }
 func (f fakeImages) View(ctx context.Context, key string, _ Image) ([]string, error) {
@@ -149,6 +149,9 @@ type fakeNetwork struct{ w *world }
 
 func (f fakeNetwork) CreateNetNS(ctx context.Context, id string, _ map[string]string) (string, error) {
 	return "/netns/" + id, f.w.make(ctx, "netns", id, nil)
+}
+func (f fakeNetwork) AdoptNetNS(ctx context.Context, id, _ string) (string, error) {
+	return f.CreateNetNS(ctx, id, nil)
 }
 func (f fakeNetwork) RemoveNetNS(ctx context.Context, id string) error {
 	return f.w.unmake(ctx, "netns", id)
@@ -395,6 +398,12 @@ func (f fakeKernel) Cgroups(_ context.Context, parent string) ([]string, error) 
 }
 func (f fakeKernel) MountTmpfs(ctx context.Context, dir string, _ int64) error {
 	return f.w.make(ctx, "mount", dir, nil)
+}
+func (f fakeKernel) PinNamespaces(ctx context.Context, p PinnedNamespaces) error {
+	return f.w.make(ctx, "mount", p.Dir+"/user", nil)
+}
+func (f fakeKernel) UnpinNamespaces(ctx context.Context, dir string) error {
+	return f.w.unmake(ctx, "mount", dir+"/user")
 }
 func (f fakeKernel) MountLayers(ctx context.Context, dir string, _ []string) error {
 	return f.w.make(ctx, "mount", dir, nil)

@@ -29,6 +29,20 @@ func NewNetNS(path string, inside func() error) error {
 	})
 }
 
+// PinNetNS runs inside on a thread that is in the network namespace ns, and then pins that on the file path,
+// which must exist.
+func PinNetNS(path string, ns *os.File, inside func() error) error {
+	return InNetNS(ns, func() error {
+		if err := inside(); err != nil {
+			return err
+		}
+		if err := unix.Mount(threadNetNS, path, "", unix.MS_BIND, ""); err != nil {
+			return &os.PathError{Op: "bind network namespace", Path: path, Err: err}
+		}
+		return nil
+	})
+}
+
 // InNetNS runs f on a thread that is in the network namespace ns. Goroutines that f starts are not.
 func InNetNS(ns *os.File, f func() error) error {
 	return onOwnThread(func() error {

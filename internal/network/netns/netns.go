@@ -28,6 +28,22 @@ func (d Dir) Path(id string) string { return filepath.Join(string(d), id) }
 // Create makes and pins a namespace for id, with lo up and the net.* sysctls set, and returns the pin's path.
 // One that is pinned already is returned as it is. A failed Create leaves nothing.
 func (d Dir) Create(id string, sysctls map[string]string) (string, error) {
+	return d.pin(id, sysctls, sys.NewNetNS)
+}
+
+// Adopt pins a namespace for id that is there already, at the path from; for the rest it is Create.
+func (d Dir) Adopt(id, from string) (string, error) {
+	return d.pin(id, nil, func(path string, inside func() error) error {
+		ns, err := sys.OpenNetNS(from)
+		if err != nil {
+			return err
+		}
+		defer ns.Close()
+		return sys.PinNetNS(path, ns, inside)
+	})
+}
+
+func (d Dir) pin(id string, sysctls map[string]string, bind func(path string, inside func() error) error) (string, error) {
 	path := d.Path(id)
 	if ns, err := sys.OpenNetNS(path); err == nil {
 		return path, ns.Close()
@@ -41,7 +57,7 @@ func (d Dir) Create(id string, sysctls map[string]string) (string, error) {
 	}
 	err = failpoint.Here("network/netns/pin/before")
 	if err == nil {
-		err = sys.NewNetNS(path, func() error { return setUp(files) })
+		err = bind(path, func() error { return setUp(files) })
 	}
 	if err == nil {
 		err = failpoint.Here("network/netns/pin/after")

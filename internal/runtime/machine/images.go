@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 
 	"github.com/containerd/errdefs"
 
@@ -43,7 +45,7 @@ func (i images) get(ref string) (*image.Image, error) {
 }
 
 // Prepare makes a snapshot.
-func (i images) Prepare(ctx context.Context, key string, img runtime.Image) ([]engine.Mount, error) {
+func (i images) Prepare(ctx context.Context, key string, img runtime.Image, maps *runtime.UserNamespace) ([]engine.Mount, error) {
 	native, err := i.get(img.ID)
 	if err != nil {
 		return nil, err
@@ -54,9 +56,21 @@ func (i images) Prepare(ctx context.Context, key string, img runtime.Image) ([]e
 	}
 	var out []engine.Mount
 	for _, m := range root.Mounts {
+		if maps != nil {
+			m.Options = append(slices.Clone(m.Options), "uidmap="+mapOption(maps.UIDs), "gidmap="+mapOption(maps.GIDs))
+		}
 		out = append(out, engine.Mount{Type: m.Type, Source: m.Source, Options: m.Options})
 	}
 	return out, nil
+}
+
+// mapOption writes mappings as an option of a root filesystem's mount: see engine.Mount.
+func mapOption(list []runtime.IDMapping) string {
+	var out []string
+	for _, m := range list {
+		out = append(out, fmt.Sprintf("%d:%d:%d", m.ContainerID, m.HostID, m.Length))
+	}
+	return strings.Join(out, ",")
 }
 
 // View keeps an image's layers under a key and says where they are.

@@ -14,6 +14,9 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/11f9778f/berth/internal/engine"
 	"github.com/11f9778f/berth/internal/engine/cgroup"
 	"github.com/11f9778f/berth/internal/runtime"
 	"github.com/11f9778f/berth/internal/sys"
@@ -165,6 +168,27 @@ func (Kernel) Cgroups(_ context.Context, parent string) ([]string, error) {
 	}
 	slices.Sort(out)
 	return slices.Compact(out), nil
+}
+
+// PinNamespaces makes a user namespace and what belongs to it.
+func (Kernel) PinNamespaces(ctx context.Context, p runtime.PinnedNamespaces) error {
+	return engine.PinNamespaces(ctx, engine.PinOptions{
+		Dir: p.Dir, IPC: p.IPC, UTS: p.UTS, Net: p.Net, Hostname: p.Hostname, Sysctls: p.Sysctls,
+		User: &engine.IDMappings{UID: ociMappings(p.User.UIDs), GID: ociMappings(p.User.GIDs)},
+	})
+}
+
+func ociMappings(list []runtime.IDMapping) []specs.LinuxIDMapping {
+	var out []specs.LinuxIDMapping
+	for _, m := range list {
+		out = append(out, specs.LinuxIDMapping{ContainerID: m.ContainerID, HostID: m.HostID, Size: m.Length})
+	}
+	return out
+}
+
+// UnpinNamespaces releases them.
+func (Kernel) UnpinNamespaces(_ context.Context, dir string) error {
+	return engine.UnpinNamespaces(dir)
 }
 
 // MountTmpfs mounts a pod's /dev/shm.

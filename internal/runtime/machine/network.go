@@ -21,6 +21,11 @@ func (b bridge) CreateNetNS(ctx context.Context, id string, sysctls map[string]s
 	return b.m.CreateNetNS(ctx, id, sysctls)
 }
 
+// AdoptNetNS pins a namespace that is there.
+func (b bridge) AdoptNetNS(ctx context.Context, id, from string) (string, error) {
+	return b.m.AdoptNetNS(ctx, id, from)
+}
+
 // RemoveNetNS removes it.
 func (b bridge) RemoveNetNS(ctx context.Context, id string) error { return b.m.RemoveNetNS(ctx, id) }
 
