@@ -179,8 +179,9 @@ func Pipe(uid, gid int) (r, w *os.File, err error) {
 	return os.NewFile(uintptr(fds[0]), "pipe"), os.NewFile(uintptr(fds[1]), "pipe"), nil
 }
 
-// DupNonblock returns a file of its own for the description of f, which is non-blocking already; f stays as it is.
-func DupNonblock(f *os.File) (*os.File, error) {
+// Dup returns another file for the description of f, which stays as it is. Goroutines can wait on it if the description is
+// non-blocking.
+func Dup(f *os.File) (*os.File, error) {
 	conn, err := f.SyscallConn()
 	if err != nil {
 		return nil, fmt.Errorf("duplicate %s: %w", f.Name(), err)

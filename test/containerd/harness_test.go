@@ -16,7 +16,7 @@ import (
 )
 
 // patience bounds every command and every wait. It is no verdict on speed.
-const patience = 20 * time.Second
+const patience = 60 * time.Second
 
 // daemon is a containerd of the tests' own. They share it, but for those that kill it.
 type daemon struct {

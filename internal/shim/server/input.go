@@ -29,7 +29,8 @@ func (p *process) openInput(uri string, uid, gid int) (*os.File, error) {
 	if uri == api.SchemeAttach {
 		err = p.keepInput(path)
 	} else {
-		p.stdio.probe, err = sys.OpenFIFOReader(path)
+		// The same description: one that was opened a moment later might not know of a client that has come and gone.
+		p.stdio.probe, err = sys.Dup(theirs)
 	}
 	if err != nil {
 		theirs.Close()
@@ -82,7 +83,7 @@ func (p *process) closeInput() {
 
 // typeInto copies from a FIFO of the caller's to the terminal.
 func (s *stdio) typeInto(path string) error {
-	master, err := sys.DupNonblock(s.console)
+	master, err := sys.Dup(s.console)
 	if err != nil {
 		return err
 	}

@@ -234,7 +234,7 @@ func (p *process) follow(name string, r *os.File, terminal bool) error {
 func (p *process) connectTerminal(w stdioSpec) error {
 	s := &p.stdio
 	if s.log != nil {
-		master, err := sys.DupNonblock(s.console)
+		master, err := sys.Dup(s.console)
 		if err != nil {
 			return err
 		}
@@ -265,7 +265,7 @@ func (p *process) relayTerminal(w stdioSpec) (err error) {
 	} else if to, err = s.outlet(w.Stdout); err != nil {
 		return err
 	}
-	master, err := sys.DupNonblock(s.console)
+	master, err := sys.Dup(s.console)
 	if err != nil {
 		to.f.Close()
 		return err

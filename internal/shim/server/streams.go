@@ -139,7 +139,7 @@ func (p *process) attachInput(want bool) (*os.File, error) {
 	p.stdio.mu.Lock()
 	defer p.stdio.mu.Unlock()
 	if p.stdio.console != nil {
-		return sys.DupNonblock(p.stdio.console)
+		return sys.Dup(p.stdio.console)
 	}
 	if p.stdio.input == nil || p.t.rec.Stdio.Stdin != api.SchemeAttach {
 		return nil, fmt.Errorf("container %s has no input to attach to (its stdin is closed or was not asked for): %w",
@@ -301,8 +301,8 @@ func (q *pipes) useTerminal(console *os.File, in bool) (err error) {
 		return nil
 	}
 	q.console = console
-	if q.out, err = sys.DupNonblock(console); err == nil && in {
-		q.in, err = sys.DupNonblock(console)
+	if q.out, err = sys.Dup(console); err == nil && in {
+		q.in, err = sys.Dup(console)
 	}
 	return err
 }
