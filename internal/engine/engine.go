@@ -62,6 +62,9 @@ type ExecOptions struct {
 	Stdio   Stdio
 	// Files become descriptors 3, 4, … of the program.
 	Files []*os.File
+	// Leave is for a caller that ends now and leaves the process to its own reaper (a subreaper, or
+	// init): the engine does not reap it, unless Wait is called.
+	Leave bool
 }
 
 // ExitStatus is how a process ended.

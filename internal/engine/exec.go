@@ -47,9 +47,11 @@ func (c *Container) exec(ctx context.Context, o ExecOptions) (_ *Process, err er
 	}
 	defer s.Close()
 	p := newProcess(s.Pid, s.PidFD, true)
-	// It is always reaped, whether anybody waits or not: the kernel does not let the first process of
-	// a pid namespace end before every other one of it is reaped.
-	p.startWatch()
+	if !o.Leave {
+		// It is always reaped, whether anybody waits or not: the kernel does not let the first process of
+		// a pid namespace end before every other one of it is reaped.
+		p.startWatch()
+	}
 	defer func() {
 		if err != nil {
 			s.Close()

@@ -102,7 +102,7 @@ func (a *app) execute(ctx context.Context, x execution, id string, args []string
 	if err != nil {
 		return 0, err
 	}
-	p, err := c.Exec(ctx, engine.ExecOptions{ID: id, Process: process, Stdio: at.stdio, Files: at.files})
+	p, err := c.Exec(ctx, engine.ExecOptions{ID: id, Process: process, Stdio: at.stdio, Files: at.files, Leave: x.detach})
 	if err != nil {
 		return 0, err
 	}
