@@ -6,9 +6,10 @@
 // begin.
 //
 // Promises:
-//   - A field that Berth can't honour yet is refused with Unimplemented and its name (unsupported.go);
-//     nothing is ignored, except what the CRI itself calls information: annotations of images, the
-//     resource sums of a sandbox, and settings of a pause container, of which there is none.
+//   - A field that can't be honoured is refused with its name (refuse.go); nothing is ignored, except what
+//     the CRI itself calls information: annotations of images, the resource sums of a sandbox, and settings
+//     of a pause container, of which there is none. SELinux options, and the default AppArmor profile, are
+//     without effect on a node that does not have these modules, as with every runtime.
 //   - Errors are gRPC status errors, also for callers in the same process.
 //   - Requests are data: sizes and characters are checked before anything happens.
 //

@@ -55,8 +55,3 @@ func asStatus(err error) error {
 func badRequest(format string, args ...any) error {
 	return status.Error(codes.InvalidArgument, fmt.Sprintf(format, args...))
 }
-
-// unsupported refuses a field that can't be honoured yet.
-func unsupported(field string, why string) error {
-	return status.Errorf(codes.Unimplemented, "%s: %s", field, why)
-}
