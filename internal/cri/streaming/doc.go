@@ -1,6 +1,7 @@
 // Package streaming serves the streams of exec, attach and port-forward over HTTP, by SPDY or WebSocket
-// (the wire protocols are k8s.io/cri-streaming's): the CRI answers with a URL, and a client that comes
-// with it gets its streams.
+// (the wire protocols are k8s.io/cri-streaming's, and for clients of today version 5 of the WebSocket
+// protocol and SPDY tunnelled through one): the CRI answers with a URL, and a client that comes with it gets
+// its streams.
 //
 // Promises:
 //   - A URL holds 130 random bits, is good for one use and for Config.TokenLife, and for the kind of

@@ -16,6 +16,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/cri-streaming/pkg/streaming/portforward"
 	"k8s.io/cri-streaming/pkg/streaming/remotecommand"
+	"k8s.io/streaming/pkg/httpstream/wsstream"
 )
 
 // Runtime is where the streams lead. Each call ends, at the latest, soon after its context does, which
@@ -146,6 +147,12 @@ func (s *Server) Exec(req *runtimeapi.ExecRequest) (*runtimeapi.ExecResponse, er
 	}
 	a := adapter{rt: s.rt, opts: opts}
 	u, err := s.offer("exec", func(w http.ResponseWriter, r *http.Request) {
+		if wsstream.IsWebSocketRequestWithStreamCloseProtocol(r) {
+			s.serveChannels(w, r, opts, func(ctx context.Context, st Streams) error {
+				return s.rt.Exec(ctx, req.GetContainerId(), req.GetCmd(), st)
+			})
+			return
+		}
 		remotecommand.ServeExec(w, r, a, "", "", req.GetContainerId(), req.GetCmd(), &a.opts,
 			s.cfg.IdleTimeout, s.cfg.CreationTimeout, remotecommand.SupportedStreamingProtocols)
 	})
@@ -160,6 +167,10 @@ func (s *Server) Attach(req *runtimeapi.AttachRequest) (*runtimeapi.AttachRespon
 	}
 	a := adapter{rt: s.rt, opts: opts}
 	u, err := s.offer("attach", func(w http.ResponseWriter, r *http.Request) {
+		if wsstream.IsWebSocketRequestWithStreamCloseProtocol(r) {
+			s.serveChannels(w, r, opts, func(ctx context.Context, st Streams) error { return s.rt.Attach(ctx, req.GetContainerId(), st) })
+			return
+		}
 		remotecommand.ServeAttach(w, r, a, "", "", req.GetContainerId(), &a.opts,
 			s.cfg.IdleTimeout, s.cfg.CreationTimeout, remotecommand.SupportedStreamingProtocols)
 	})
@@ -180,9 +191,16 @@ func (s *Server) PortForward(req *runtimeapi.PortForwardRequest) (*runtimeapi.Po
 	if err != nil {
 		return nil, status.Errorf(codes.InvalidArgument, "port: %v", err)
 	}
-	u, err := s.offer("portforward", func(w http.ResponseWriter, r *http.Request) {
+	serve := func(w http.ResponseWriter, r *http.Request) {
 		portforward.ServePortForward(w, r, forwarder{r.Context(), s.rt}, req.GetPodSandboxId(), "", ports,
 			s.cfg.IdleTimeout, s.cfg.CreationTimeout, portforward.SupportedProtocols)
+	}
+	u, err := s.offer("portforward", func(w http.ResponseWriter, r *http.Request) {
+		if wsstream.IsWebSocketRequestWithTunnelingProtocol(r) {
+			s.serveTunnel(w, r, serve)
+			return
+		}
+		serve(w, r)
 	})
 	return &runtimeapi.PortForwardResponse{Url: u}, err
 }

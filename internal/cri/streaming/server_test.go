@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -22,6 +23,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/portforward"
 	"k8s.io/client-go/tools/remotecommand"
 	clientexec "k8s.io/client-go/util/exec"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -175,6 +177,94 @@ func TestExecByWebSocket(t *testing.T) {
 	got := collect(dialWS(t, u.String()))
 	if got[1] != "out" || got[2] != "x false" || !strings.Contains(got[3], `"reason":"ExitCode"`) && !strings.Contains(got[3], "NonZeroExitCode") {
 		t.Errorf("%q", got)
+	}
+}
+
+// Clients of today speak version 5, in which stdin can end.
+func TestExecByNewWebSocket(t *testing.T) {
+	s := listen(t, Config{TLS: &TLS{}}, fake{exec: cat})
+	u := execURL(t, s, &runtimeapi.ExecRequest{ContainerId: "c", Cmd: []string{"a", "b"}, Stdin: true, Stdout: true, Stderr: true})
+	ex, err := remotecommand.NewWebSocketExecutor(&rest.Config{TLSClientConfig: rest.TLSClientConfig{Insecure: true}}, "GET", u.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	big := strings.Repeat("0123456789abcdef", 1<<16)
+	var out, errs bytes.Buffer
+	err = ex.StreamWithContext(t.Context(), remotecommand.StreamOptions{Stdin: strings.NewReader(big), Stdout: &out, Stderr: &errs})
+	var code clientexec.CodeExitError
+	if !errors.As(err, &code) || code.Code != 7 || out.String() != big || errs.String() != "a b false" {
+		t.Errorf("%v, %d bytes of %d, %q", err, out.Len(), len(big), errs.String())
+	}
+}
+
+func TestAttachByNewWebSocket(t *testing.T) {
+	s := listen(t, Config{}, fake{attach: func(_ context.Context, id string, s Streams) error {
+		z := <-s.Resize
+		fmt.Fprintf(s.Out, "%s %dx%d", id, z.Width, z.Height)
+		return nil
+	}})
+	r, err := s.Attach(&runtimeapi.AttachRequest{ContainerId: "c", Tty: true, Stdin: true, Stdout: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ex, err := remotecommand.NewWebSocketExecutor(&rest.Config{}, "GET", r.Url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	in, hold := io.Pipe()
+	defer hold.Close()
+	var out bytes.Buffer
+	err = ex.StreamWithContext(t.Context(), remotecommand.StreamOptions{Stdin: in, Stdout: &out, Tty: true, TerminalSizeQueue: &queue{}})
+	if err != nil || out.String() != "c 1x2" {
+		t.Errorf("%q, %v", out.String(), err)
+	}
+}
+
+// SPDY through a WebSocket, many connections through one.
+func TestPortForwardTunnel(t *testing.T) {
+	s := listen(t, Config{}, fake{forward: func(_ context.Context, id string, port int32, s io.ReadWriteCloser) error {
+		b, err := io.ReadAll(s)
+		fmt.Fprintf(s, "%s:%d %s", id, port, b)
+		return err
+	}})
+	r, err := s.PortForward(&runtimeapi.PortForwardRequest{PodSandboxId: "p"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	u, _ := url.Parse(r.Url)
+	d, err := portforward.NewSPDYOverWebsocketDialer(u, &rest.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	stop, ready := make(chan struct{}), make(chan struct{})
+	pf, err := portforward.NewOnAddresses(d, []string{"127.0.0.1"}, []string{"0:80"}, stop, ready, io.Discard, io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	over := make(chan error, 1)
+	go func() { over <- pf.ForwardPorts() }()
+	select {
+	case <-ready:
+	case err := <-over:
+		t.Fatal(err)
+	}
+	ports, _ := pf.GetPorts()
+	big := strings.Repeat("x", 1<<20)
+	for range 3 {
+		conn, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", ports[0].Local))
+		if err != nil {
+			t.Fatal(err)
+		}
+		io.WriteString(conn, big)
+		conn.(*net.TCPConn).CloseWrite()
+		if got, _ := io.ReadAll(conn); string(got) != "p:80 "+big {
+			t.Errorf("%d bytes", len(got))
+		}
+		conn.Close()
+	}
+	close(stop)
+	if err := <-over; err != nil {
+		t.Error(err)
 	}
 }
 
