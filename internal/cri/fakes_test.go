@@ -114,6 +114,7 @@ func (k kernelRoom) Kill(_ context.Context, _ int, p string, sig int) error {
 	k.events <- runtime.ShimEvent{Kind: runtime.ShimExit, ContainerID: filepath.Base(p), Exit: runtime.Exit{Code: 128 + sig, At: time.Now()}}
 	return nil
 }
+func (kernelRoom) Heeds(int, int) bool                                        { return true }
 func (kernelRoom) Alive(int, string) bool                                     { return true }
 func (kernelRoom) SetLimits(context.Context, string, runtime.Resources) error { return nil }
 func (kernelRoom) Limits(context.Context, string) (runtime.Resources, error) {

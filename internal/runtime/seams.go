@@ -230,6 +230,9 @@ type Kernel interface {
 	KillCgroup(ctx context.Context, path string) error
 	// Kill sends a signal to a process if it is still in the cgroup: a pid that was used again is not hit.
 	Kill(ctx context.Context, pid int, cgroup string, signal int) error
+	// Heeds tells whether a signal would reach the process. The kernel drops one that the first process of a
+	// PID namespace has no handler for, unless it kills or stops for sure.
+	Heeds(pid int, signal int) bool
 	// Alive tells whether the process is in the cgroup and has not ended.
 	Alive(pid int, cgroup string) bool
 	// Meter opens a cgroup for statistics; errors wrap fs.ErrNotExist where there is none.

@@ -64,22 +64,25 @@ func (c *container) halt(ctx context.Context) error {
 		return nil
 	}
 	if time.Now().Before(c.deadline()) {
-		if err := c.signal(ctx, st); err != nil {
+		heeded, err := c.signal(ctx, st)
+		if err != nil {
 			c.r.log.Warn("stop signal could not be sent", "container", c.id, "error", err)
 		}
-		if ended, err := c.await(ctx, st); ended || err != nil {
+		if ended, err := c.await(ctx, st, heeded); ended || err != nil {
 			return err
 		}
 	}
 	return c.kill(ctx, st)
 }
 
-func (c *container) signal(ctx context.Context, st ContainerStatus) error {
+// signal sends the stop signal, and tells whether the process can have seen it.
+func (c *container) signal(ctx context.Context, st ContainerStatus) (heeded bool, err error) {
 	sig, err := parseSignal(st.StopSignal)
 	if err != nil {
-		return err
+		return true, err
 	}
-	return c.sb.ledger.step(ctx, effect{kind: kindSignal, object: c.id, do: func(ctx context.Context) error {
+	heeded = c.heeds(st)
+	return heeded, c.sb.ledger.step(ctx, effect{kind: kindSignal, object: c.id, do: func(ctx context.Context) error {
 		if c.sb.get().Spec.Handler != "" { // the process is not one of this kernel
 			shim, err := c.shim()
 			if err != nil {
@@ -93,10 +96,22 @@ func (c *container) signal(ctx context.Context, st ContainerStatus) error {
 	}})
 }
 
+// heeds tells whether the stop signal would reach the process.
+func (c *container) heeds(st ContainerStatus) bool {
+	sig, err := parseSignal(st.StopSignal)
+	return err != nil || st.Pid == 0 || c.sb.get().Spec.Handler != "" || c.r.cfg.Kernel.Heeds(st.Pid, int(sig))
+}
+
 // await waits until the container has ended (true), or patience has (false). It looks at the process
-// itself, too: the shim that should report its end may be stopped.
-func (c *container) await(ctx context.Context, st ContainerStatus) (bool, error) {
-	look := time.NewTicker(250 * time.Millisecond)
+// itself, too: the shim that should report its end may be stopped. And a program that was told to stop
+// before it had a handler for the signal, as one that has only just been started, is told again once it has.
+func (c *container) await(ctx context.Context, st ContainerStatus, heeded bool) (bool, error) {
+	const often, seldom = 10 * time.Millisecond, 250 * time.Millisecond
+	pause := seldom
+	if !heeded {
+		pause = often
+	}
+	look := time.NewTimer(pause)
 	defer look.Stop()
 	for {
 		timer := time.NewTimer(time.Until(c.deadline()))
@@ -106,6 +121,14 @@ func (c *container) await(ctx context.Context, st ContainerStatus) (bool, error)
 			return true, nil
 		case <-c.hurry:
 		case <-look.C:
+			pause = min(pause+pause/4, seldom)
+			look.Reset(pause)
+			if !heeded && c.heeds(st) {
+				heeded = true
+				if _, err := c.signal(ctx, st); err != nil {
+					c.r.log.Warn("stop signal could not be sent again", "container", c.id, "error", err)
+				}
+			}
 			if st.Pid != 0 && c.sb.get().Spec.Handler == "" && !c.r.cfg.Kernel.Alive(st.Pid, st.CgroupPath) {
 				c.patience(0) // it has ended: all that is left is to hear of it
 			}

@@ -356,6 +356,7 @@ func (f fakeKernel) Kill(ctx context.Context, _ int, cgroup string, sig int) err
 	}
 	return nil
 }
+func (f fakeKernel) Heeds(int, int) bool { return true }
 func (f fakeKernel) Alive(_ int, cgroup string) bool {
 	t, ok := f.w.task(filepath.Base(cgroup))
 	return ok && t.State == "running"

@@ -110,6 +110,31 @@ func (Kernel) Kill(_ context.Context, pid int, cgroup string, signal int) error 
 	return nil
 }
 
+// Heeds looks at the handlers of a process. One that is gone, or not the first of a namespace, heeds all.
+func (Kernel) Heeds(pid int, signal int) bool {
+	if signal == int(syscall.SIGKILL) || signal == int(syscall.SIGSTOP) {
+		return true
+	}
+	b, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "status"))
+	if err != nil {
+		return true
+	}
+	first, known := false, false
+	for line := range strings.Lines(string(b)) {
+		key, value, _ := strings.Cut(line, ":")
+		f := strings.Fields(value)
+		switch {
+		case len(f) == 0:
+		case key == "NSpid":
+			first = f[len(f)-1] == "1"
+		case key == "SigCgt" || key == "SigIgn": // ignoring it is an answer, too
+			set, err := strconv.ParseUint(f[0], 16, 64)
+			known = known || err != nil || set&(1<<(signal-1)) != 0
+		}
+	}
+	return known || !first
+}
+
 // Alive tells whether the process is in the cgroup and neither dead nor a zombie.
 func (Kernel) Alive(pid int, cgroup string) bool {
 	b, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "stat"))
