@@ -71,8 +71,9 @@ func run(f flags, action string) error {
 func serve(f flags) error {
 	// Caught and thrown away, not ignored: what is ignored stays so in every program that is executed.
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGPIPE)
-	// A shim mostly waits: a small heap that is collected often, few caches for few processors.
-	debug.SetGCPercent(40)
+	// A shim mostly waits, and gives memory back when it does (server's rest): what it needs meanwhile may grow, for
+	// collecting a small heap again and again would take a tenth of a container's start.
+	debug.SetGCPercent(200)
 	runtime.GOMAXPROCS(min(runtime.GOMAXPROCS(0), 4))
 	boot, files, err := launch.ReadBoot(os.Stdin)
 	if err != nil {
@@ -86,7 +87,7 @@ func serve(f flags) error {
 	ctx := context.Background()
 	s, err := server.New(server.Config{
 		Dir: boot.Dir, Group: boot.Group, Generation: boot.Generation, Namespace: boot.Namespace, EventsAddress: boot.EventsAddress,
-		Managed: boot.Managed, Files: files, Engine: server.Linux{}, Logger: log,
+		Managed: boot.Managed, Files: files, Engine: server.NewLinux(), Logger: log,
 	})
 	if err == nil {
 		err = s.Recover(ctx)

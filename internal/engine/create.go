@@ -85,7 +85,7 @@ func create(ctx context.Context, o CreateOptions) (_ *Container, err error) {
 			c.undo()
 		}
 	}()
-	if c.filter, err = compileSeccomp(o.Spec.Linux.Seccomp); err != nil {
+	if c.filter, err = o.Specs.filter(o.Spec.Linux.Seccomp); err != nil {
 		return nil, err
 	}
 	end := trace.Start(ctx, "engine.cgroup")

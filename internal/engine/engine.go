@@ -52,6 +52,8 @@ type CreateOptions struct {
 	NoPivot bool
 	// Log is told of failures that change nothing: those of poststop hooks. nil: nobody is.
 	Log *slog.Logger
+	// Specs, which may be nil, is where Spec was loaded with.
+	Specs *SpecCache
 }
 
 // ExecOptions says what to run in a running container.

@@ -15,6 +15,14 @@ const maxConfig = 16 << 20
 
 // LoadSpec reads the bundle's config.json.
 func LoadSpec(bundle string) (*specs.Spec, error) {
+	b, err := readConfig(bundle)
+	if err != nil {
+		return nil, err
+	}
+	return ParseSpec(b)
+}
+
+func readConfig(bundle string) ([]byte, error) {
 	path := filepath.Join(bundle, "config.json")
 	f, err := os.Open(path)
 	if err != nil {
@@ -28,7 +36,7 @@ func LoadSpec(bundle string) (*specs.Spec, error) {
 	if len(b) > maxConfig {
 		return nil, fmt.Errorf("%s is larger than %d bytes", path, maxConfig)
 	}
-	return ParseSpec(b)
+	return b, nil
 }
 
 // ParseSpec decodes an OCI runtime configuration.

@@ -67,6 +67,9 @@ func (n *Node) Run(ctx context.Context) error {
 	return errors.Join(err, n.close())
 }
 
+// shimLinger is how long a shim waits for another pod after its last: longer than what restarts or replaces a pod takes.
+const shimLinger = 10 * time.Second
+
 // maxSocketPath is the kernel's limit for the path of a unix socket, less what shims add to the run directory.
 const maxSocketPath = 107 - len("/shims/0123456789abcdef/shim.sock")
 
@@ -108,7 +111,7 @@ func (n *Node) open(ctx context.Context) error {
 		return err
 	}
 	n.shims, err = client.Open(ctx, client.Config{
-		RunDir: n.cfg.Run, Handlers: n.cfg.Handlers, GroupSize: n.cfg.GroupSize, Spare: n.cfg.IdleExit == 0, Logger: n.cfg.Log,
+		RunDir: n.cfg.Run, Handlers: n.cfg.Handlers, GroupSize: n.cfg.GroupSize, Spare: n.cfg.IdleExit == 0, Linger: shimLinger, Logger: n.cfg.Log,
 	})
 	if err != nil {
 		return err

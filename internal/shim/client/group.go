@@ -124,6 +124,12 @@ func (g *group) remove(sandboxID string) (empty bool) {
 	return len(g.rec.Sandboxes) == 0
 }
 
+func (g *group) isEmpty() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return len(g.rec.Sandboxes) == 0
+}
+
 // begin starts the group's first shim.
 func (g *group) begin(ctx context.Context, p Placement) (err error) {
 	defer func() {

@@ -238,10 +238,12 @@ func (m *Manager) unplace(sandboxID string, g *group) error {
 	m.mu.Lock()
 	delete(m.assigned, sandboxID)
 	empty := g.remove(sandboxID)
+	if empty && m.cfg.Linger > 0 && m.cfg.GroupSize > 1 && !m.closed && !g.rec.Foreign && g.usable() {
+		empty = false
+		time.AfterFunc(m.cfg.Linger, func() { m.expire(g) })
+	}
 	if empty {
-		g.shim.retire()
-		delete(m.groups, g.id) // so that nobody joins it any more
-		m.retiring[g] = true
+		m.bury(g)
 	}
 	m.mu.Unlock()
 	if err := failpoint.Here("shim/client/release"); err != nil {
@@ -254,6 +256,24 @@ func (m *Manager) unplace(sandboxID string, g *group) error {
 		m.wg.Go(func() { m.retire(m.ctx, g) })
 	}
 	return nil
+}
+
+// bury keeps everybody from joining an empty group. The caller holds m.mu, and retires the group then.
+func (m *Manager) bury(g *group) {
+	g.shim.retire()
+	delete(m.groups, g.id)
+	m.retiring[g] = true
+}
+
+// expire ends a group that was left empty, unless somebody has joined it meanwhile.
+func (m *Manager) expire(g *group) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.closed || m.groups[g.id] != g || !g.isEmpty() {
+		return
+	}
+	m.bury(g)
+	m.wg.Go(func() { m.retire(m.ctx, g) })
 }
 
 // Lookup returns the shim that the sandbox was given.
@@ -358,7 +378,7 @@ func (m *Manager) Inventory() Inventory {
 	return inv
 }
 
-// Close ends the connections, and the blank spare shim if there is one. All other shims live on.
+// Close ends the connections, and the shims that keep nothing. All others live on.
 func (m *Manager) Close() error {
 	m.mu.Lock()
 	if m.closed {
@@ -369,6 +389,11 @@ func (m *Manager) Close() error {
 	spare := m.spare
 	groups := make([]*group, 0, len(m.groups))
 	for _, g := range m.groups {
+		if g.isEmpty() {
+			m.bury(g)
+			m.wg.Go(func() { m.retire(m.ctx, g) })
+			continue
+		}
 		groups = append(groups, g)
 	}
 	m.mu.Unlock()

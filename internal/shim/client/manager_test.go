@@ -360,6 +360,48 @@ func TestGroups(t *testing.T) {
 	}
 }
 
+// An empty group waits for another pod of its tenant, and ends if none comes.
+func TestEmptyGroupLingers(t *testing.T) {
+	b := newBench(t)
+	b.crash()
+	b.cfg.Linger = 300 * time.Millisecond
+	b.open()
+	acquire := func(id, tenant string) *Shim {
+		t.Helper()
+		s, err := b.m.Acquire(b.ctx(), Placement{SandboxID: id, Tenant: tenant})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	release := func(id string) {
+		t.Helper()
+		if err := b.m.Release(b.ctx(), id); err != nil {
+			t.Fatal(err)
+		}
+	}
+	first := acquire("p1", "a")
+	release("p1")
+	if next := acquire("p2", "a"); next.Group() != first.Group() {
+		t.Errorf("another shim, %q after %q", next.Group(), first.Group())
+	}
+	release("p2")
+	if other := acquire("p3", "b"); other.Group() == first.Group() {
+		t.Error("a shim was given to another tenant")
+	}
+	b.until("the end of the empty shim", func() bool { return len(b.m.Inventory().Groups) == 1 })
+	release("p3")
+	pid := acquire("p4", "c").Pid()
+	release("p4")
+	if err := b.m.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if !errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) {
+		t.Error("a shim without pods outlives the manager")
+	}
+	b.open()
+}
+
 func TestSpare(t *testing.T) {
 	b := newBench(t)
 	b.crash()

@@ -19,6 +19,9 @@ type Config struct {
 	// Spare keeps one blank shim of the default handler running, so that the first pod of a new group
 	// does not wait for a process to start.
 	Spare bool
+	// Linger is how long a group that has become empty waits for another pod of its tenant before its shim
+	// ends (default: not at all; never where GroupSize is 1).
+	Linger time.Duration
 	// CallTimeout is the deadline of a call whose context has none (default 30 s).
 	CallTimeout time.Duration
 	// Namespace is the containerd namespace that shims are told (default "k8s.io").

@@ -48,13 +48,19 @@ type Process interface {
 }
 
 // Linux is the real engine.
-type Linux struct{}
+type Linux struct {
+	specs *engine.SpecCache
+}
+
+// NewLinux returns the engine of a shim that makes many containers.
+func NewLinux() Linux { return Linux{specs: &engine.SpecCache{}} }
 
 // LoadSpec implements Engine.
-func (Linux) LoadSpec(bundle string) (*specs.Spec, error) { return engine.LoadSpec(bundle) }
+func (l Linux) LoadSpec(bundle string) (*specs.Spec, error) { return l.specs.LoadSpec(bundle) }
 
 // Create implements Engine.
-func (Linux) Create(ctx context.Context, o engine.CreateOptions) (Container, error) {
+func (l Linux) Create(ctx context.Context, o engine.CreateOptions) (Container, error) {
+	o.Specs = l.specs
 	c, err := engine.Create(ctx, o)
 	if err != nil {
 		return nil, err

@@ -1,0 +1,115 @@
+package engine
+
+import (
+	"encoding/json"
+	"fmt"
+	"sync"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/11f9778f/berth/internal/engine/seccomp"
+)
+
+// SpecCache remembers the seccomp profiles of the specs that it has read, and their compiled filters: most containers
+// of a node have the same one, and it is by far the largest part of a spec. The nil cache remembers nothing.
+type SpecCache struct {
+	mu       sync.Mutex
+	profiles map[string]*specs.LinuxSeccomp // by their JSON
+	filters  map[*specs.LinuxSeccomp]*seccomp.Filter
+}
+
+// maxProfiles bounds how many profiles are remembered; then all are forgotten.
+const maxProfiles = 16
+
+// LoadSpec is the function LoadSpec. The profile, linux.seccomp, may be shared with other specs: it must not be changed.
+func (c *SpecCache) LoadSpec(bundle string) (*specs.Spec, error) {
+	b, err := readConfig(bundle)
+	if err != nil {
+		return nil, err
+	}
+	if c == nil {
+		return ParseSpec(b)
+	}
+	return c.parse(b)
+}
+
+// The fields of these hide those of the embedded types, so that the profile stays as it is.
+type (
+	lazySpec struct {
+		specs.Spec
+		Linux *lazyLinux `json:"linux"`
+	}
+	lazyLinux struct {
+		specs.Linux
+		Seccomp json.RawMessage `json:"seccomp"`
+	}
+)
+
+func (c *SpecCache) parse(b []byte) (*specs.Spec, error) {
+	var l lazySpec
+	if err := json.Unmarshal(b, &l); err != nil {
+		return nil, fmt.Errorf("config.json: %w", err)
+	}
+	if l.Linux == nil {
+		return &l.Spec, nil
+	}
+	l.Spec.Linux = &l.Linux.Linux
+	if len(l.Linux.Seccomp) == 0 {
+		return &l.Spec, nil
+	}
+	profile, err := c.profile(string(l.Linux.Seccomp))
+	if err != nil {
+		return nil, fmt.Errorf("config.json: linux.seccomp: %w", err)
+	}
+	l.Spec.Linux.Seccomp = profile
+	return &l.Spec, nil
+}
+
+func (c *SpecCache) profile(raw string) (*specs.LinuxSeccomp, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if p, ok := c.profiles[raw]; ok {
+		return p, nil
+	}
+	var p *specs.LinuxSeccomp
+	if err := json.Unmarshal([]byte(raw), &p); err != nil {
+		return nil, err
+	}
+	if len(c.profiles) >= maxProfiles || c.profiles == nil {
+		c.profiles, c.filters = map[string]*specs.LinuxSeccomp{}, map[*specs.LinuxSeccomp]*seccomp.Filter{}
+	}
+	c.profiles[raw] = p
+	return p, nil
+}
+
+// filter compiles a profile, or returns what it compiled to before.
+func (c *SpecCache) filter(p *specs.LinuxSeccomp) (*seccomp.Filter, error) {
+	if c == nil || p == nil {
+		return compileSeccomp(p)
+	}
+	c.mu.Lock()
+	f := c.filters[p]
+	c.mu.Unlock()
+	if f != nil {
+		return f, nil
+	}
+	f, err := compileSeccomp(p)
+	if err != nil {
+		return nil, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.filters != nil && c.remembers(p) {
+		c.filters[p] = f
+	}
+	return f, nil
+}
+
+func (c *SpecCache) remembers(p *specs.LinuxSeccomp) bool {
+	for _, q := range c.profiles {
+		if p == q {
+			return true
+		}
+	}
+	return false
+}
