@@ -11,10 +11,9 @@ TOOLS    := $(CURDIR)/.cache/bin
 RUN      ?=          # make test RUN=TestHello: only these tests of test/
 
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
-CRITOOLS    := sigs.k8s.io/cri-tools@v1.36.0
 DEPGUARD    := github.com/OpenPeeDeeP/depguard/v2/cmd/depguard@v2.3.0
 
-.PHONY: build run test unit e2e containerd conformance conformance-containerd conformance-cri conformance-oci lint bench install clean tools busybox crictl
+.PHONY: build run test unit e2e containerd conformance conformance-containerd conformance-cri conformance-oci lint bench install clean tools busybox
 
 build: ## static binaries in bin/
 	$(GOBUILD) -o bin/ ./cmd/berth
@@ -27,7 +26,7 @@ run: build ## build, run examples/hello.yaml, fetch its page
 	dir=$$(mktemp -d); trap 'rm -rf --one-file-system "$$dir"' EXIT; \
 	bin/berth --root "$$dir/root" --run "$$dir/run" run examples/hello.yaml --check http://127.0.0.1:8080/
 
-test: lint build busybox containerd crictl ## everything: lint, unit, root and end-to-end tests
+test: lint build busybox containerd ## everything: lint, unit, root and end-to-end tests
 	go test -p 2 -timeout 20m $$(go list ./... | grep -v /test$$)
 	go test -p 2 -timeout 25m -v -count=1 ./test $(if $(RUN),-run $(RUN))
 	$(MAKE) conformance-cri
@@ -36,7 +35,7 @@ test: lint build busybox containerd crictl ## everything: lint, unit, root and e
 unit: ## the tests beside the code only
 	go test -p 2 -timeout 20m $$(go list ./... | grep -v /test$$)
 
-e2e: build busybox crictl ## the end-to-end tests only; RUN=name picks some
+e2e: build busybox ## the end-to-end tests only; RUN=name picks some
 	go test -timeout 25m -v -count=1 ./test $(if $(RUN),-run $(RUN))
 
 # Flags of test/critest: make conformance-cri CRITEST="-parallel 4 -websocket -times 5"
@@ -47,8 +46,9 @@ conformance-cri: build ## critest, Kubernetes' conformance suite of the CRI, aga
 conformance-oci: build ## runtime-tools' validation of OCI runtimes, Berth and runc side by side, into docs/conformance-oci.md
 	go run ./test/ocivalidate -compare $(OCIVALIDATE)
 
-conformance-containerd: build busybox containerd ## the shim below a stock containerd, by ctr
+conformance-containerd: build busybox containerd ## the shim below a stock containerd: ctr, and critest by its CRI plugin
 	go test -count=1 ./test/containerd
+	go run ./test/critest -containerd .cache/containerd/bin
 
 conformance: conformance-cri conformance-oci conformance-containerd ## all conformance suites
 
@@ -75,16 +75,15 @@ $(TOOLS)/depguard:
 	GOBIN=$(TOOLS) go install $(DEPGUARD)
 # A stock containerd: ours is one of its shims, and its runc shim is one of Berth's.
 CONTAINERD := v2.4.2
+CNI_PLUGINS := v1.9.1
 containerd: .cache/containerd/bin/$(CONTAINERD)
 .cache/containerd/bin/$(CONTAINERD):
 	CGO_ENABLED=0 GOBIN=$(CURDIR)/.cache/containerd/bin go install -trimpath -tags "no_btrfs no_devmapper no_zfs no_aufs no_systemd" \
 	  -ldflags "-s -w -X github.com/containerd/containerd/v2/version.Version=$(CONTAINERD)" \
 	  $(foreach cmd,containerd ctr containerd-shim-runc-v2,github.com/containerd/containerd/v2/cmd/$(cmd)@$(CONTAINERD)) \
+	  && CGO_ENABLED=0 GOBIN=$(CURDIR)/.cache/containerd/cni go install -trimpath -ldflags "-s -w" \
+	  $(foreach p,main/bridge main/loopback ipam/host-local meta/portmap,github.com/containernetworking/plugins/plugins/$(p)@$(CNI_PLUGINS)) \
 	  && touch $@ || echo "containerd could not be built: the tests with it will be skipped"
 busybox:
 	@dpkg -s busybox-static >/dev/null 2>&1 || { apt-get install -y -q busybox-static || { apt-get update -q && apt-get install -y -q busybox-static; }; } </dev/null \
 	  || echo "busybox-static could not be installed: the registry tests will be skipped"
-crictl:
-	@[ -x $(TOOLS)/crictl ] || { dir=$$(go mod download -json $(CRITOOLS) | sed -n 's/.*"Dir": "\(.*\)".*/\1/p') && \
-	  CGO_ENABLED=0 GOFLAGS=-buildvcs=false go build -C "$$dir" -trimpath -ldflags "-s -w" -o $(TOOLS)/crictl ./cmd/crictl; } \
-	  || echo "crictl could not be built: its test will be skipped"

@@ -17,6 +17,7 @@ import (
 	taskv3 "github.com/containerd/containerd/api/runtime/task/v3"
 	"github.com/containerd/containerd/api/types"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/11f9778f/berth/internal/engine"
@@ -203,9 +204,16 @@ func removeEmpty(dir string) error {
 	return errors.Join(server.DiscardSandboxes(server.Linux{}, dir), os.RemoveAll(dir))
 }
 
-// info tells containerd what this runtime is.
+// info tells containerd what this runtime is, and what the engine can do.
 func info() error {
-	b, err := proto.Marshal(&types.RuntimeInfo{Name: "io.containerd.berth.v1", Version: &types.RuntimeVersion{Version: version()}})
+	features, err := json.Marshal(engine.Features())
+	if err != nil {
+		return err
+	}
+	b, err := proto.Marshal(&types.RuntimeInfo{
+		Name: "io.containerd.berth.v1", Version: &types.RuntimeVersion{Version: version()},
+		Features: &anypb.Any{TypeUrl: "types.containerd.io/opencontainers/runtime-spec/1/features/Features", Value: features},
+	})
 	if err != nil {
 		return err
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -36,8 +37,11 @@ var conditions = map[string]func() bool{
 }
 
 // readExpectation reads expected.txt, whose head says what a line is.
-func readExpectation() (expectation, error) {
+func readExpectation(containerd bool) (expectation, error) {
 	var out expectation
+	conditions := maps.Clone(conditions)
+	conditions["under-containerd"] = func() bool { return containerd }
+	conditions["under-berth"] = func() bool { return !containerd }
 	for s := bufio.NewScanner(strings.NewReader(expectedText)); s.Scan(); {
 		line := strings.TrimSpace(s.Text())
 		if line == "" || line[0] == '#' {

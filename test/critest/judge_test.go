@@ -40,7 +40,7 @@ func TestJudge(t *testing.T) {
 }
 
 func TestExpectation(t *testing.T) {
-	if _, err := readExpectation(); err != nil {
+	if _, err := readExpectation(false); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -6,6 +6,7 @@
 //	go run ./test/critest                           all specs, one after the other
 //	go run ./test/critest -parallel 4 -websocket    four at a time, streams over WebSocket
 //	go run ./test/critest -focus PodPID -v          some, with critest's own output
+//	go run ./test/critest -containerd .cache/containerd/bin    a stock containerd with Berth's shim
 //
 // It needs root, the Go module proxy and Debian's archive the first time; what it fetches and builds is
 // kept in .cache/critest. At the end nothing is left of the node.
@@ -27,6 +28,7 @@ import (
 
 type options struct {
 	berth, cache, focus string
+	containerd          string
 	parallel, times     int
 	websocket, verbose  bool
 }
@@ -36,6 +38,7 @@ func main() {
 	defer stop()
 	var o options
 	flag.StringVar(&o.berth, "berth", "bin/berth", "berth binary to start a node of")
+	flag.StringVar(&o.containerd, "containerd", "", "folder of a containerd to judge instead, with Berth's shim below it")
 	flag.StringVar(&o.cache, "cache", ".cache/critest", "folder for what is fetched and built")
 	flag.StringVar(&o.focus, "focus", "", "only the specs that match this regular expression")
 	flag.IntVar(&o.parallel, "parallel", 1, "specs at once")
@@ -57,7 +60,7 @@ func run(ctx context.Context, o options) error {
 	if o.cache, err = filepath.Abs(o.cache); err != nil {
 		return err
 	}
-	want, err := readExpectation()
+	want, err := readExpectation(o.containerd != "")
 	if err != nil {
 		return err
 	}
@@ -124,9 +127,17 @@ func (s *suite) close() {
 	os.RemoveAll(s.dir)
 }
 
+// start starts what is to be judged.
+func (s *suite) start(ctx context.Context) (runtime, error) {
+	if s.o.containerd != "" {
+		return startContainerd(ctx, s.o.containerd, s.o.berth, filepath.Join(s.dir, "c"), s.internet.environment())
+	}
+	return startNode(ctx, s.o.berth, filepath.Join(s.dir, "node"), s.internet.environment())
+}
+
 // once runs the specs against a fresh node.
 func (s *suite) once(ctx context.Context, want expectation) (err error) {
-	n, err := startNode(ctx, s.o.berth, filepath.Join(s.dir, "node"), s.internet.environment())
+	n, err := s.start(ctx)
 	if err != nil {
 		return err
 	}
