@@ -124,15 +124,14 @@ func validateNamespaces(s *specs.Spec) error {
 		}
 		seen[ns.Type] = ns
 	}
-	if m, ok := seen[specs.MountNamespace]; !ok || m.Path != "" {
-		return errors.New("linux.namespaces: a new mount namespace is needed")
+	if _, ok := seen[specs.MountNamespace]; !ok {
+		return errors.New("linux.namespaces: a mount namespace is needed: without one all mounts would be the host's")
 	}
 	if err := validateMaps(s.Linux, seen); err != nil {
 		return err
 	}
-	uts, ok := seen[specs.UTSNamespace]
-	if (s.Hostname != "" || s.Domainname != "") && (!ok || uts.Path != "") {
-		return errors.New("hostname and domainname need a new UTS namespace")
+	if _, ok := seen[specs.UTSNamespace]; !ok && (s.Hostname != "" || s.Domainname != "") {
+		return errors.New("hostname and domainname need a UTS namespace of the container")
 	}
 	return nil
 }
