@@ -31,6 +31,7 @@ test: lint build busybox containerd ## everything: lint, unit, root and end-to-e
 	go test -p 2 -timeout 25m -v -count=1 ./test $(if $(RUN),-run $(RUN))
 	$(MAKE) conformance-cri
 	go run ./test/ocivalidate
+	$(MAKE) test-vm-short
 
 unit: ## the tests beside the code only
 	go test -p 2 -timeout 20m $$(go list ./... | grep -v /test$$)
@@ -51,6 +52,14 @@ conformance-containerd: build busybox containerd ## the shim below a stock conta
 	go run ./test/critest -containerd .cache/containerd/bin
 
 conformance: conformance-cri conformance-oci conformance-containerd ## all conformance suites
+
+.PHONY: test-vm test-vm-short qemu
+# Pure cgroup v2, AppArmor, every capability: what the machine at hand may lack.
+test-vm: qemu busybox ## the engine's tests in virtual machines, the result into docs/test-vm.md
+	test/vm/engine
+
+test-vm-short: qemu busybox ## the part of test-vm that make test runs; says why if there is no QEMU
+	test/vm/engine short
 
 lint: $(TOOLS)/staticcheck $(TOOLS)/depguard ## gofmt, vet, staticcheck, the direction of imports
 	@bad=$$(gofmt -l $$(git ls-files '*.go')); if [ -n "$$bad" ]; then echo "gofmt -w would change:"; echo "$$bad"; exit 1; fi
@@ -84,6 +93,10 @@ containerd: .cache/containerd/bin/$(CONTAINERD)
 	  && CGO_ENABLED=0 GOBIN=$(CURDIR)/.cache/containerd/cni go install -trimpath -ldflags "-s -w" \
 	  $(foreach p,main/bridge main/loopback ipam/host-local meta/portmap,github.com/containernetworking/plugins/plugins/$(p)@$(CNI_PLUGINS)) \
 	  && touch $@ || echo "containerd could not be built: the tests with it will be skipped"
+
+qemu:
+	@command -v qemu-system-x86_64 >/dev/null || { apt-get install -y -q --no-install-recommends qemu-system-x86 || { apt-get update -q && apt-get install -y -q --no-install-recommends qemu-system-x86; }; } </dev/null \
+	  || echo "qemu-system-x86 could not be installed: the tests in virtual machines will be skipped"
 busybox:
 	@dpkg -s busybox-static >/dev/null 2>&1 || { apt-get install -y -q busybox-static || { apt-get update -q && apt-get install -y -q busybox-static; }; } </dev/null \
 	  || echo "busybox-static could not be installed: the registry tests will be skipped"

@@ -80,7 +80,11 @@ func (c *Container) exec(ctx context.Context, o ExecOptions) (_ *Process, err er
 	}
 	end()
 	if af := o.Process.ExecCPUAffinity; af != nil {
-		if err := setCPUs(s.Pid, "final", af.Final); err != nil {
+		final := af.Final
+		if final == "" && af.Initial != "" { // what the cgroup permits
+			final = fmt.Sprintf("0-%d", maxCPU)
+		}
+		if err := setCPUs(s.Pid, "final", final); err != nil {
 			return nil, err
 		}
 	}

@@ -1,5 +1,7 @@
 package engine
 
+//lint:file-ignore SA1019 prestart hooks are deprecated, and still what many use
+
 import (
 	"bytes"
 	"context"

@@ -18,9 +18,26 @@ func podMaps() []specs.LinuxIDMapping {
 	return []specs.LinuxIDMapping{{ContainerID: 0, HostID: mappedRoot, Size: 65536}}
 }
 
+// needMaps skips where the filesystem of temporary files can't be id-mapped: tmpfs can since Linux 6.3.
+func needMaps(t testing.TB) {
+	t.Helper()
+	needRoot(t)
+	ns, err := newUserNamespace(IDMappings{UID: podMaps(), GID: podMaps()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ns.Close()
+	tree, err := bindMapped(t.TempDir(), mountOptions{}, ns)
+	if err != nil {
+		t.Skip(err)
+	}
+	tree.Close()
+}
+
 // userOptions is a container in a user namespace of its own, over an overlay with id-mapped lower layers.
 func userOptions(t testing.TB, args ...string) CreateOptions {
 	t.Helper()
+	needMaps(t)
 	o := options(t, args...)
 	o.Spec.Linux.Namespaces = append(o.Spec.Linux.Namespaces, specs.LinuxNamespace{Type: specs.UserNamespace}, specs.LinuxNamespace{Type: specs.NetworkNamespace})
 	o.Spec.Linux.UIDMappings, o.Spec.Linux.GIDMappings = podMaps(), podMaps()
@@ -157,6 +174,7 @@ func TestUserNamespaceOnTheHostsNamespaces(t *testing.T) {
 }
 
 func TestIDMappedMounts(t *testing.T) {
+	needMaps(t)
 	dir := t.TempDir()
 	if err := os.WriteFile(filepath.Join(dir, "file"), nil, 0o644); err != nil {
 		t.Fatal(err)

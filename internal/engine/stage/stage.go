@@ -1,6 +1,7 @@
 package stage
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -271,3 +272,20 @@ func (s *Stage) receive(ctx context.Context, p *Program) error {
 
 // Close ends the conversation: a child that has not executed another program exits.
 func (s *Stage) Close() error { return s.sock.Close() }
+
+// Check tells whether the executable is what it was made as: it is sealed, so it always should be.
+func (l *Launcher) Check() error {
+	want, err := image()
+	if err != nil {
+		return err
+	}
+	got := make([]byte, len(want)+1)
+	n, err := l.file.ReadAt(got, 0)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return fmt.Errorf("stage: read memfd: %w", err)
+	}
+	if !bytes.Equal(got[:n], want) {
+		return errors.New("stage: the executable has changed")
+	}
+	return nil
+}
