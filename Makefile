@@ -11,9 +11,10 @@ TOOLS    := $(CURDIR)/.cache/bin
 RUN      ?=          # make test RUN=TestHello: only these tests of test/
 
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+CRITOOLS    := sigs.k8s.io/cri-tools@v1.36.0
 DEPGUARD    := github.com/OpenPeeDeeP/depguard/v2/cmd/depguard@v2.3.0
 
-.PHONY: build run test unit e2e containerd conformance conformance-containerd conformance-cri conformance-oci lint bench install clean tools busybox
+.PHONY: build run test unit e2e containerd conformance conformance-containerd conformance-cri conformance-oci lint bench install clean tools busybox crictl
 
 build: ## static binaries in bin/
 	$(GOBUILD) -o bin/ ./cmd/berth
@@ -26,7 +27,7 @@ run: build ## build, run examples/hello.yaml, fetch its page
 	dir=$$(mktemp -d); trap 'rm -rf --one-file-system "$$dir"' EXIT; \
 	bin/berth --root "$$dir/root" --run "$$dir/run" run examples/hello.yaml --check http://127.0.0.1:8080/
 
-test: lint build busybox containerd ## everything: lint, unit, root and end-to-end tests
+test: lint build busybox containerd crictl ## everything: lint, unit, root and end-to-end tests
 	go test -p 2 -timeout 20m $$(go list ./... | grep -v /test$$)
 	go test -p 2 -timeout 25m -v -count=1 ./test $(if $(RUN),-run $(RUN))
 	$(MAKE) conformance-cri
@@ -36,7 +37,7 @@ test: lint build busybox containerd ## everything: lint, unit, root and end-to-e
 unit: ## the tests beside the code only
 	go test -p 2 -timeout 20m $$(go list ./... | grep -v /test$$)
 
-e2e: build busybox ## the end-to-end tests only; RUN=name picks some
+e2e: build busybox crictl ## the end-to-end tests only; RUN=name picks some
 	go test -timeout 25m -v -count=1 ./test $(if $(RUN),-run $(RUN))
 
 # Flags of test/critest: make conformance-cri CRITEST="-parallel 4 -websocket -times 5"
@@ -100,3 +101,7 @@ qemu:
 busybox:
 	@dpkg -s busybox-static >/dev/null 2>&1 || { apt-get install -y -q busybox-static || { apt-get update -q && apt-get install -y -q busybox-static; }; } </dev/null \
 	  || echo "busybox-static could not be installed: the registry tests will be skipped"
+crictl:
+	@[ -x $(TOOLS)/crictl ] || { dir=$$(go mod download -json $(CRITOOLS) | sed -n 's/.*"Dir": "\(.*\)".*/\1/p') && \
+	  CGO_ENABLED=0 GOFLAGS=-buildvcs=false go build -C "$$dir" -trimpath -ldflags "-s -w" -o $(TOOLS)/crictl ./cmd/crictl; } \
+	  || echo "crictl could not be built: its test will be skipped"

@@ -30,7 +30,28 @@ import (
 type warehouse struct {
 	t     *testing.T
 	host  string
-	spoil atomic.Pointer[string] // a digest
+	spoil atomic.Pointer[string]    // a digest
+	guard atomic.Pointer[[2]string] // user and password that it wants, if any
+}
+
+// lock makes the registry ask for a user and a password; empty ones let everybody in again.
+func (w *warehouse) lock(user, password string) {
+	if user == "" {
+		w.guard.Store(nil)
+		return
+	}
+	w.guard.Store(&[2]string{user, password})
+}
+
+// admits answers 401 where credentials are wanted and others came.
+func (w *warehouse) admits(rw http.ResponseWriter, r *http.Request) bool {
+	want := w.guard.Load()
+	if user, password, _ := r.BasicAuth(); want == nil || *want == [2]string{user, password} {
+		return true
+	}
+	rw.Header().Set("WWW-Authenticate", `Basic realm="warehouse"`)
+	http.Error(rw, `{"errors":[{"code":"UNAUTHORIZED","message":"who are you?"}]}`, http.StatusUnauthorized)
+	return false
 }
 
 func newWarehouse(t *testing.T) *warehouse {
@@ -38,6 +59,9 @@ func newWarehouse(t *testing.T) *warehouse {
 	w := &warehouse{t: t}
 	inner := registry.New(registry.Logger(log.New(io.Discard, "", 0)))
 	srv := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		if !w.admits(rw, r) {
+			return
+		}
 		if d := w.spoil.Load(); d != nil && r.Method == http.MethodGet && strings.HasSuffix(r.URL.Path, *d) {
 			rec := httptest.NewRecorder()
 			inner.ServeHTTP(rec, r)
