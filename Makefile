@@ -14,7 +14,7 @@ STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 CRITOOLS    := sigs.k8s.io/cri-tools@v1.36.0
 DEPGUARD    := github.com/OpenPeeDeeP/depguard/v2/cmd/depguard@v2.3.0
 
-.PHONY: build run test unit e2e containerd conformance conformance-containerd conformance-cri conformance-oci lint bench install clean tools busybox crictl
+.PHONY: build run test unit e2e containerd conformance conformance-containerd conformance-cri conformance-oci conformance-kubelet kubelet lint bench install clean tools busybox crictl
 
 build: ## static binaries in bin/
 	$(GOBUILD) -o bin/ ./cmd/berth
@@ -51,6 +51,11 @@ conformance-oci: build ## runtime-tools' validation of OCI runtimes, Berth and r
 conformance-containerd: build busybox containerd ## the shim below a stock containerd: ctr, and critest by its CRI plugin
 	go test -count=1 ./test/containerd
 	go run ./test/critest -containerd .cache/containerd/bin
+
+# Not part of make test: the first build of the kubelet takes ten minutes and more on two cores. Once it is
+# there, the end-to-end tests run it too.
+conformance-kubelet: build kubelet ## upstream's kubelet with static pods on berth cri
+	go test -timeout 10m -v -count=1 ./test -run TestStockKubelet
 
 conformance: conformance-cri conformance-oci conformance-containerd ## all conformance suites
 
@@ -105,3 +110,7 @@ crictl:
 	@[ -x $(TOOLS)/crictl ] || { dir=$$(go mod download -json $(CRITOOLS) | sed -n 's/.*"Dir": "\(.*\)".*/\1/p') && \
 	  CGO_ENABLED=0 GOFLAGS=-buildvcs=false go build -C "$$dir" -trimpath -ldflags "-s -w" -o $(TOOLS)/crictl ./cmd/crictl; } \
 	  || echo "crictl could not be built: its test will be skipped"
+KUBELETVERSION := $(shell sed -n 's|.*k8s.io/kubernetes \(v.*\)|\1|p' test/kubelet/go.mod)
+kubelet:
+	@[ -x $(TOOLS)/kubelet ] || CGO_ENABLED=0 go build -C test/kubelet -trimpath \
+	  -ldflags "-s -w -X k8s.io/component-base/version.gitVersion=$(KUBELETVERSION)" -o $(TOOLS)/kubelet .
