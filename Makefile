@@ -31,6 +31,7 @@ test: lint build busybox containerd crictl ## everything: lint, unit, root and e
 	go test -p 2 -timeout 20m $$(go list ./... | grep -v /test$$)
 	go test -p 2 -timeout 25m -v -count=1 ./test $(if $(RUN),-run $(RUN))
 	$(MAKE) conformance-cri
+	$(MAKE) conformance-cri CRITEST="-parallel 4 -websocket"
 	go run ./test/ocivalidate
 	$(MAKE) test-vm-short
 

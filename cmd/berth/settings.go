@@ -117,6 +117,7 @@ func nodeConfig(l *config.Loaded, log *slog.Logger) node.Config {
 		Subnets:   l.Network.Subnets,
 		GroupSize: l.Shims.GroupSize,
 		Downloads: l.Images.Downloads, Unpacks: l.Images.Unpacks,
+		Pinned: l.Images.Pinned, CDIDirs: l.CRI.CDIDirs,
 		Streaming: streaming.Config{
 			Address: l.Streaming.Address, Advertise: l.Streaming.Advertise, IdleTimeout: l.Streaming.IdleTimeout.Duration,
 		},

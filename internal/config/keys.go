@@ -44,6 +44,8 @@ type CRI struct {
 	// Unix socket that a kubelet's --container-runtime-endpoint points to. Empty is cri.sock in the run
 	// folder. Its folder is made if it is missing, and must not be writable by others.
 	Socket string `toml:"socket"`
+	// Folders with descriptions of CDI devices; where two describe the same one, the last counts.
+	CDIDirs []string `toml:"cdi_dirs"`
 }
 
 // Streaming is where exec, attach and port-forward are served.
@@ -98,6 +100,9 @@ type Images struct {
 	Unpacks int `toml:"unpacks"`
 	// How long the whole layers of a pull that broke off stay for its repetition. "0s" keeps none.
 	KeepForRetry Duration `toml:"keep_for_retry" reload:"yes"`
+	// Images that a kubelet is asked not to collect: full names, in which * stands for a part without a
+	// slash ("registry.k8s.io/pause:*").
+	Pinned []string `toml:"pinned"`
 }
 
 // Cgroup is where limits are.
@@ -127,10 +132,11 @@ func Default() Config {
 	return Config{
 		Root: "/var/lib/berth", Run: "/run/berth",
 		Log:       Log{Level: "info", Format: "text"},
+		CRI:       CRI{CDIDirs: []string{"/etc/cdi", "/var/run/cdi"}},
 		Streaming: Streaming{Address: "127.0.0.1:0", IdleTimeout: Duration{4 * time.Hour}},
 		Shims:     Shims{GroupSize: 32},
 		Handlers:  map[string]Handler{},
-		Images:    Images{Downloads: 6, KeepForRetry: Duration{10 * time.Minute}},
+		Images:    Images{Pinned: []string{}, Downloads: 6, KeepForRetry: Duration{10 * time.Minute}},
 		Tracing:   Tracing{SampleRatio: 1},
 	}
 }

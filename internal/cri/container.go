@@ -131,7 +131,7 @@ func (s *Server) ContainerStatus(_ context.Context, req *runtimeapi.ContainerSta
 	}
 	resp := &runtimeapi.ContainerStatusResponse{Status: containerStatus(c)}
 	if req.GetVerbose() {
-		resp.Info = info(c)
+		resp.Info = s.containerInfo(c)
 	}
 	return resp, nil
 }

@@ -3,6 +3,7 @@ package cri
 import (
 	"context"
 	"errors"
+	"path"
 	"strconv"
 	"strings"
 
@@ -73,11 +74,11 @@ func (s *Server) ListImages(_ context.Context, req *runtimeapi.ListImagesRequest
 		if err != nil {
 			return nil, asStatus(err)
 		}
-		resp.Images = append(resp.Images, criImage(img))
+		resp.Images = append(resp.Images, s.criImage(img))
 		return resp, nil
 	}
 	for _, img := range s.images.List() {
-		resp.Images = append(resp.Images, criImage(img))
+		resp.Images = append(resp.Images, s.criImage(img))
 	}
 	return resp, nil
 }
@@ -95,9 +96,9 @@ func (s *Server) ImageStatus(_ context.Context, req *runtimeapi.ImageStatusReque
 	if err != nil {
 		return nil, asStatus(err)
 	}
-	resp := &runtimeapi.ImageStatusResponse{Image: criImage(img)}
+	resp := &runtimeapi.ImageStatusResponse{Image: s.criImage(img)}
 	if req.GetVerbose() {
-		resp.Info = info(map[string]any{"imageSpec": img.Config})
+		resp.Info = imageInfo(img)
 	}
 	return resp, nil
 }
@@ -132,10 +133,10 @@ func fsUsage(f image.FSInfo) *runtimeapi.FilesystemUsage {
 	}
 }
 
-func criImage(img *image.Image) *runtimeapi.Image {
+func (s *Server) criImage(img *image.Image) *runtimeapi.Image {
 	out := &runtimeapi.Image{
 		Id: img.ID.String(), RepoTags: img.RepoTags, RepoDigests: img.RepoDigests, Size: uint64(img.Size),
-		Spec: &runtimeapi.ImageSpec{Image: img.ID.String()},
+		Spec: &runtimeapi.ImageSpec{Image: img.ID.String()}, Pinned: s.pinned(img),
 	}
 	user, _, _ := strings.Cut(img.Config.Config.User, ":")
 	if uid, err := strconv.ParseInt(user, 10, 64); err == nil {
@@ -144,4 +145,16 @@ func criImage(img *image.Image) *runtimeapi.Image {
 		out.Username = user
 	}
 	return out
+}
+
+// pinned tells whether one of the image's names is one that the kubelet is asked to keep.
+func (s *Server) pinned(img *image.Image) bool {
+	for _, pattern := range s.cfg.Pinned {
+		for _, name := range img.RepoTags {
+			if ok, err := path.Match(pattern, name); err == nil && ok {
+				return true
+			}
+		}
+	}
+	return false
 }

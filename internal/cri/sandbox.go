@@ -56,7 +56,7 @@ func (s *Server) PodSandboxStatus(_ context.Context, req *runtimeapi.PodSandboxS
 		resp.ContainersStatuses = append(resp.ContainersStatuses, containerStatus(c))
 	}
 	if req.GetVerbose() {
-		resp.Info = info(sb)
+		resp.Info = s.sandboxInfo(sb)
 	}
 	return resp, nil
 }

@@ -39,6 +39,10 @@ type Config struct {
 	Network Network
 	// SnapshotDir is where the image store keeps writable layers; statistics name it.
 	SnapshotDir string
+	// StateDir is the node's run directory; verbose answers name it.
+	StateDir string
+	// Pinned are patterns (path.Match) of the names of images that a kubelet should not collect.
+	Pinned []string
 	// Streaming says where exec, attach and port-forward are served; the zero value is loopback.
 	Streaming streaming.Config
 	// Version is Berth's own.

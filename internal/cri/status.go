@@ -2,7 +2,6 @@ package cri
 
 import (
 	"context"
-	"encoding/json"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
@@ -35,7 +34,7 @@ func (s *Server) Status(_ context.Context, req *runtimeapi.StatusRequest) (*runt
 		})
 	}
 	if req.GetVerbose() {
-		resp.Info = info(map[string]any{"sandboxes": len(s.rt.Sandboxes()), "containers": len(s.rt.Containers(""))})
+		resp.Info = s.statusInfo()
 	}
 	return resp, nil
 }
@@ -45,13 +44,4 @@ func (s *Server) RuntimeConfig(context.Context, *runtimeapi.RuntimeConfigRequest
 	return &runtimeapi.RuntimeConfigResponse{
 		Linux: &runtimeapi.LinuxRuntimeConfiguration{CgroupDriver: runtimeapi.CgroupDriver_CGROUPFS},
 	}, nil
-}
-
-// info is the verbose part of an answer: one JSON object under the key that crictl prints.
-func info(v any) map[string]string {
-	b, err := json.Marshal(v)
-	if err != nil {
-		return nil
-	}
-	return map[string]string{"info": string(b)}
 }

@@ -51,6 +51,10 @@ type Config struct {
 	NodeName string
 	// Exe is the binary that the demo image is made from; empty is /proc/self/exe.
 	Exe string
+	// Pinned are patterns of the images that a kubelet is asked not to collect.
+	Pinned []string
+	// CDIDirs are the folders with descriptions of CDI devices; none means the standard's.
+	CDIDirs []string
 	// Log gets what an operator should read. Required.
 	Log *slog.Logger
 }

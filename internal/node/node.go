@@ -118,7 +118,7 @@ func (n *Node) open(ctx context.Context) error {
 	}
 	n.runtime, err = runtime.Open(ctx, runtime.Config{
 		RunDir: n.cfg.Run, CgroupParent: n.cfg.Names.CgroupParent, Handlers: slices.Sorted(maps.Keys(n.cfg.Handlers)),
-		Images: machine.Images(store), Network: machine.Network(n.network), Shims: machine.Shims(n.shims), Kernel: machine.Kernel{}, LSM: &machine.LSM{},
+		Images: machine.Images(store), Network: machine.Network(n.network), Shims: machine.Shims(n.shims), Kernel: machine.Kernel{}, LSM: &machine.LSM{}, CDIDirs: n.cfg.CDIDirs,
 		Logger: n.cfg.Log,
 	})
 	if err != nil {
@@ -129,6 +129,7 @@ func (n *Node) open(ctx context.Context) error {
 	}
 	n.cri, err = cri.New(cri.Config{
 		Runtime: n.runtime, Images: n.store, SnapshotDir: filepath.Join(n.cfg.Root, "snapshots"), Version: n.version,
+		StateDir: n.cfg.Run, Pinned: n.cfg.Pinned,
 		Streaming: n.cfg.Streaming, Network: n.network, Unary: n.unary(), Stream: []grpc.StreamServerInterceptor{n.metrics.Stream}, Logger: n.cfg.Log,
 	})
 	if err != nil {
