@@ -28,7 +28,7 @@ import (
 // createHooks tells whether any hook has to run before pivot_root.
 func createHooks(s *specs.Spec) bool {
 	h := s.Hooks
-	return h != nil && len(h.Prestart)+len(h.CreateRuntime)+len(h.CreateContainer) > 0 //nolint:staticcheck // prestart is in use
+	return h != nil && len(h.Prestart)+len(h.CreateRuntime)+len(h.CreateContainer) > 0
 }
 
 func validateHooks(h *specs.Hooks) error {

@@ -54,6 +54,7 @@ func hookOptions(t *testing.T, dir string, args ...string) CreateOptions {
 	o.Spec.Annotations = map[string]string{"a": "b"}
 	h := func(name string) []specs.Hook { return []specs.Hook{hook(dir, name, "true")} }
 	o.Spec.Hooks = &specs.Hooks{
+		//lint:ignore SA1019 Docker uses it
 		Prestart: h("prestart"), CreateRuntime: append(h("createRuntime"), h("createRuntime2")...), CreateContainer: h("createContainer"),
 		StartContainer: h("startContainer"), Poststart: h("poststart"), Poststop: h("poststop"),
 	}
@@ -113,6 +114,7 @@ func TestFailingHooks(t *testing.T) {
 		bad := []specs.Hook{hook(dir, "bad", "echo why not; exit 3")}
 		switch name {
 		case "prestart":
+			//lint:ignore SA1019 Docker uses it
 			o.Spec.Hooks.Prestart = bad
 		case "createRuntime":
 			o.Spec.Hooks.CreateRuntime = bad

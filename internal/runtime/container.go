@@ -212,6 +212,9 @@ func (c *container) build(ctx context.Context) error {
 		s.StopSignal = firstOf(spec.StopSignal, img.Config.StopSignal, "SIGTERM")
 		s.User = User{UID: oci.Process.User.UID, GID: oci.Process.User.GID, Groups: oci.Process.User.AdditionalGids}
 	})
+	c.mu.Lock()
+	c.process = oci.Process
+	c.mu.Unlock()
 	return c.sb.ledger.do(ctx, effect{kind: kindBundle, object: c.id, do: func(context.Context) error {
 		return writeBundle(c.r.store.bundle(c.id), oci)
 	}})

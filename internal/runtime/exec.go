@@ -115,8 +115,8 @@ func (c *container) execProcess(args []string, tty bool) (*specs.Process, error)
 	return &p, nil
 }
 
-// ownProcess is the process of the container's bundle, which no container can reach. It is read once,
-// for probes ask often and a spec is long.
+// ownProcess is the process of the container's bundle, which no container can reach. It is read once after a restart
+// of the daemon, for probes ask often and a spec is long.
 func (c *container) ownProcess() (*specs.Process, error) {
 	c.mu.Lock()
 	p := c.process

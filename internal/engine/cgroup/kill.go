@@ -39,12 +39,16 @@ func (g *Group) Kill(ctx context.Context) error {
 	}
 }
 
-// quietRounds is how many looks (0.8 ms) those get to die who were hit already. Freezing would only hold them up.
-const quietRounds = 4
+// How many looks those get to die who were hit already: freezing would only hold them up. Those that the kernel hit
+// can't have forked away.
+const (
+	quietRounds       = 4 // 0.8 ms
+	quietKernelRounds = 9 // 23 ms
+)
 
 func (g *Group) killRound(ctx context.Context, round int, byKernel bool) error {
 	switch {
-	case round >= quietRounds:
+	case round >= quietKernelRounds, round >= quietRounds && !byKernel:
 		return g.killFrozen(ctx)
 	case round == 0 && !byKernel:
 		if err := g.signal(); err != nil {
