@@ -14,7 +14,7 @@ STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 CRITOOLS    := sigs.k8s.io/cri-tools@v1.36.0
 DEPGUARD    := github.com/OpenPeeDeeP/depguard/v2/cmd/depguard@v2.3.0
 
-.PHONY: build run test unit e2e containerd conformance conformance-containerd conformance-cri conformance-oci conformance-kubelet kubelet lint bench install clean tools busybox crictl
+.PHONY: build run test unit e2e containerd conformance conformance-containerd conformance-cri conformance-oci conformance-kubelet kubelet lint bench install man clean tools busybox crictl
 
 build: ## static binaries in bin/
 	$(GOBUILD) -o bin/ ./cmd/berth
@@ -77,8 +77,23 @@ lint: $(TOOLS)/staticcheck $(TOOLS)/depguard ## gofmt, vet, staticcheck, the dir
 bench: build ## pod start, exec, stop+remove at 1, 10, 50 at once, over CRI
 	go run ./bench -berth bin/berth $(BENCH)
 
-install: build ## into $(PREFIX)/bin
-	install -D -m 0755 -t $(DESTDIR)$(PREFIX)/bin bin/berth bin/containerd-shim-berth-v1 bin/berth-oci
+# Units, manual pages, completion and the explained configuration: packaging/README.md.
+SHARE := $(DESTDIR)$(PREFIX)/share
+UNITS := $(DESTDIR)$(PREFIX)/lib/systemd/system
+install: build man ## below $(PREFIX): binaries, systemd units, manual pages, completion, explained configuration
+	install -D -m 0755 -t $(DESTDIR)$(PREFIX)/bin bin/berth bin/berth-oci bin/containerd-shim-berth-v1
+	install -D -m 0644 -t $(UNITS) packaging/*.service
+	sed -i 's|/usr/local/bin|$(PREFIX)/bin|' $(UNITS)/berth-cri.service $(UNITS)/berth-node.service
+	install -D -m 0644 -t $(SHARE)/man/man1 bin/man/*.1
+	install -d $(SHARE)/bash-completion/completions $(SHARE)/zsh/site-functions $(SHARE)/fish/vendor_completions.d $(SHARE)/berth
+	bin/berth completion bash > $(SHARE)/bash-completion/completions/berth
+	bin/berth completion zsh > $(SHARE)/zsh/site-functions/_berth
+	bin/berth completion fish > $(SHARE)/fish/vendor_completions.d/berth.fish
+	bin/berth config default > $(SHARE)/berth/config.toml
+
+man: ## manual pages in bin/man
+	rm -rf bin/man && mkdir -p bin/man
+	go test -count=1 -run TestManualPages ./cmd/berth -man $(CURDIR)/bin/man
 
 clean: ## what was built here
 	rm -rf bin .cache
@@ -111,6 +126,7 @@ crictl:
 	@[ -x $(TOOLS)/crictl ] || { dir=$$(go mod download -json $(CRITOOLS) | sed -n 's/.*"Dir": "\(.*\)".*/\1/p') && \
 	  CGO_ENABLED=0 GOFLAGS=-buildvcs=false go build -C "$$dir" -trimpath -ldflags "-s -w" -o $(TOOLS)/crictl ./cmd/crictl; } \
 	  || echo "crictl could not be built: its test will be skipped"
+
 KUBELETVERSION := $(shell sed -n 's|.*k8s.io/kubernetes \(v.*\)|\1|p' test/kubelet/go.mod)
 kubelet:
 	@[ -x $(TOOLS)/kubelet ] || CGO_ENABLED=0 go build -C test/kubelet -trimpath \
