@@ -137,6 +137,11 @@ func (c *Container) furnish(ctx context.Context, o CreateOptions, root *os.File)
 		return err
 	}
 	defer u.close()
+	u.flush = func() error {
+		err := c.stage.Run(ctx, u.p)
+		u.p, u.fresh = &stage.Program{}, false
+		return childError(err)
+	}
 	if err := c.join(u); err != nil {
 		return err
 	}

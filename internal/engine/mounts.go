@@ -39,6 +39,12 @@ func (u *setup) addMount(m specs.Mount, earlier []specs.Mount) error {
 	case !bind && wantsMap(m, opts):
 		return errors.New("only a bind mount can be id-mapped")
 	}
+	// /proc/self/mountinfo lists mounts by their age: what the child makes of the earlier ones comes first.
+	if bind && u.fresh {
+		if err := u.flush(); err != nil {
+			return err
+		}
+	}
 	dir := true
 	what := "mount " + m.Destination
 	tree, err := u.prepare(m, opts, bind, earlier)
@@ -55,6 +61,7 @@ func (u *setup) addMount(m specs.Mount, earlier []specs.Mount) error {
 			opts.data = append(opts.data, "context="+u.o.Spec.Linux.MountLabel)
 		}
 		u.newFilesystem(what, m.Type, m.Source, opts)
+		u.fresh = true
 	}
 	if err := u.destination(m.Destination, dir, earlier); err != nil {
 		return err

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -85,5 +86,23 @@ func TestOldSeccompProfileLetsTheProgramStart(t *testing.T) {
 	}
 	if out, exit := run(t, o); out != "fine\n" {
 		t.Errorf("output %q, exit %+v", out, exit)
+	}
+}
+
+// mountinfo shows the mounts in the order of the spec, binds among them.
+func TestMountsAreListedInTheirOrder(t *testing.T) {
+	o := options(t, "cat", "/proc/self/mountinfo")
+	o.Spec.Mounts = append(o.Spec.Mounts,
+		specs.Mount{Destination: "/mnt/a", Type: "bind", Source: "/etc", Options: []string{"rbind"}},
+		specs.Mount{Destination: "/mnt/b", Type: "tmpfs", Source: "tmpfs"},
+		specs.Mount{Destination: "/mnt/c", Type: "bind", Source: "/etc", Options: []string{"bind"}})
+	out, _ := run(t, o)
+	at := -1
+	for _, m := range []string{"/proc", "/dev", "/dev/pts", "/mnt/a", "/mnt/b", "/mnt/c"} {
+		i := strings.Index(out, " "+m+" ")
+		if i <= at {
+			t.Errorf("%s is out of order in\n%s", m, out)
+		}
+		at = i
 	}
 }

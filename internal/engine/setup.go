@@ -17,6 +17,10 @@ type setup struct {
 	pid   int      // of the child
 	root  *os.File // detached; the child attaches it
 	files []*os.File
+	// flush lets the child do what has been written so far and begins a new program. fresh: there are
+	// filesystems in it that the child is to make.
+	flush func() error
+	fresh bool
 
 	rootCell, fs, mount, dest, scratch, node stage.Cell
 }
