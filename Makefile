@@ -14,7 +14,7 @@ STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 CRITOOLS    := sigs.k8s.io/cri-tools@v1.36.0
 DEPGUARD    := github.com/OpenPeeDeeP/depguard/v2/cmd/depguard@v2.3.0
 
-.PHONY: build run test unit e2e containerd conformance conformance-containerd conformance-cri conformance-oci conformance-kubelet kubelet lint bench install man clean tools busybox crictl
+.PHONY: build run test unit e2e containerd conformance conformance-containerd conformance-cri conformance-oci conformance-kubelet kubelet lint bench bench-peers install man clean tools busybox crictl
 
 build: ## static binaries in bin/
 	$(GOBUILD) -o bin/ ./cmd/berth
@@ -80,6 +80,10 @@ bench: build ## pod start, exec, stop+remove at 1, 10, 50 at once, over CRI
 # Units, manual pages, completion and the explained configuration: packaging/README.md.
 SHARE := $(DESTDIR)$(PREFIX)/share
 UNITS := $(DESTDIR)$(PREFIX)/lib/systemd/system
+bench-peers: build containerd ## the same beside a stock containerd with runc and crun, interleaved
+	@command -v runc crun >/dev/null || apt-get install -y -q runc crun </dev/null || echo "runc and crun could not be installed"
+	go run ./bench -berth bin/berth -containerd .cache/containerd/bin $(BENCH)
+
 install: build man ## below $(PREFIX): binaries, systemd units, manual pages, completion, explained configuration
 	install -D -m 0755 -t $(DESTDIR)$(PREFIX)/bin bin/berth bin/berth-oci bin/containerd-shim-berth-v1
 	install -D -m 0644 -t $(UNITS) packaging/*.service

@@ -3,6 +3,7 @@
 // with the runtime's own.
 //
 //	go run ./bench -berth bin/berth               a node of its own, in a temporary folder
+//	go run ./bench -containerd .cache/containerd/bin   a stock containerd beside it, interleaved round by round
 //	go run ./bench -endpoint unix:///run/x.sock -image NAME     any other runtime, image already there
 //
 // A start is RunPodSandbox + CreateContainer + StartContainer, which returns when execve has happened.
@@ -12,10 +13,12 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
 	"os/signal"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -28,6 +31,7 @@ type options struct {
 	samples                int
 	networks               []string
 	jsonOut                bool
+	containerd, runc, crun string
 }
 
 func main() {
@@ -49,6 +53,9 @@ func flags() (options, error) {
 	flag.StringVar(&o.berth, "berth", "bin/berth", "berth binary to start a node of")
 	flag.StringVar(&o.endpoint, "endpoint", "", "measure the runtime on this CRI socket instead")
 	flag.StringVar(&o.image, "image", "", "image for -endpoint; it must have /block from bench/block")
+	flag.StringVar(&o.containerd, "containerd", "", "folder of a stock containerd's programs, to be measured too")
+	flag.StringVar(&o.runc, "runc", "runc", "engine below that containerd")
+	flag.StringVar(&o.crun, "crun", "crun", "another engine below it")
 	flag.StringVar(&atOnce, "at-once", "1,10,50", "pods at once")
 	flag.IntVar(&o.samples, "samples", 100, "samples for each row, about")
 	flag.StringVar(&networks, "network", "host,bridge", "host, bridge or both")
@@ -67,6 +74,7 @@ func flags() (options, error) {
 
 // row is one line of the result.
 type row struct {
+	Runtime string  `json:"runtime"`
 	Network string  `json:"network"`
 	AtOnce  int     `json:"atOnce"`
 	What    string  `json:"what"`
@@ -77,33 +85,22 @@ type row struct {
 }
 
 func run(ctx context.Context, o options) error {
-	if o.endpoint == "" {
-		n, err := startNode(ctx, o.berth)
-		if err != nil {
-			return err
-		}
-		defer n.stop()
-		o.endpoint, o.image = n.endpoint(), imageName
-	}
-	r, err := connect(o.endpoint, o.image)
+	targets, stop, err := o.targets(ctx)
+	defer stop()
 	if err != nil {
 		return err
 	}
-	defer r.close()
 	var rows []row
 	for _, network := range o.networks {
-		if err := r.round(ctx, network, 1, newSamples()); err != nil { // the first start pays for what is made once
-			return err
+		if targets = warm(ctx, targets, network); len(targets) == 0 {
+			return errors.New("nothing is left to be measured")
 		}
 		for _, n := range o.atOnce {
-			s := newSamples()
-			for range max(3, o.samples/n) {
-				if err := r.round(ctx, network, n, s); err != nil {
-					return err
-				}
-				time.Sleep(100 * time.Millisecond) // an idle node, as a user has it
+			more, err := measure(ctx, targets, network, n, max(3, o.samples/n))
+			if err != nil {
+				return err
 			}
-			rows = append(rows, s.rows(network, n)...)
+			rows = append(rows, more...)
 		}
 	}
 	if o.jsonOut {
@@ -113,9 +110,93 @@ func run(ctx context.Context, o options) error {
 	return nil
 }
 
+// warm lets every target pay for what is made once, and leaves out those that can't start a pod here.
+func warm(ctx context.Context, targets []*target, network string) []*target {
+	return slices.DeleteFunc(slices.Clone(targets), func(t *target) bool {
+		err := t.round(ctx, network, 1, newSamples())
+		if err != nil {
+			fmt.Fprintf(os.Stderr, "bench: %s is left out: %v\n", t.name, err)
+		}
+		return err != nil
+	})
+}
+
+// measure does so many rounds with each target, one target after the other, so that the machine's moods meet all.
+func measure(ctx context.Context, targets []*target, network string, n, rounds int) ([]row, error) {
+	all := make([]*samples, len(targets))
+	for i := range targets {
+		all[i] = newSamples()
+	}
+	for range rounds {
+		for i, t := range targets {
+			if err := t.round(ctx, network, n, all[i]); err != nil {
+				return nil, fmt.Errorf("%s: %w", t.name, err)
+			}
+			time.Sleep(100 * time.Millisecond) // an idle node, as a user has it
+		}
+	}
+	var rows []row
+	for i, t := range targets {
+		rows = append(rows, all[i].rows(t.name, network, n)...)
+	}
+	return rows, nil
+}
+
+// targets starts what is to be measured.
+func (o options) targets(ctx context.Context) (targets []*target, stop func(), err error) {
+	var stops []func()
+	stop = func() {
+		for _, f := range slices.Backward(stops) {
+			f()
+		}
+	}
+	add := func(name, endpoint, handler, image string) error {
+		t, err := connect(name, endpoint, handler, image)
+		if err == nil {
+			targets = append(targets, t)
+			stops = append(stops, t.close)
+		}
+		return err
+	}
+	if o.endpoint != "" {
+		return targets, stop, add(o.endpoint, o.endpoint, "", o.image)
+	}
+	n, err := startNode(ctx, o.berth)
+	if err != nil {
+		return nil, stop, err
+	}
+	stops = append(stops, n.stop)
+	if err := add("berth", n.endpoint(), "", imageName); err != nil || o.containerd == "" {
+		return targets, stop, err
+	}
+	c, err := startContainerd(ctx, o.containerd, map[string]string{"runc": o.runc, "crun": o.crun})
+	if err != nil {
+		return nil, stop, err
+	}
+	stops = append(stops, c.stop)
+	for _, h := range c.handlers {
+		if err := add("containerd+"+h, c.endpoint(), h, imageName); err != nil {
+			return nil, stop, err
+		}
+	}
+	return targets, stop, nil
+}
+
+// printTable prints Markdown. The last column is how many times longer it took than with the first runtime.
 func printTable(rows []row) {
-	fmt.Printf("%-8s %7s  %-16s %8s %9s %9s %9s   (ms)\n", "network", "at once", "what", "samples", "p50", "p90", "p99")
+	type key struct {
+		network, what string
+		n             int
+	}
+	first := map[key]row{}
+	fmt.Printf("| %-8s | %7s | %-16s | %-16s | %7s | %8s | %8s | %8s | %6s |\n", "network", "at once", "what (ms)", "runtime", "samples", "p50", "p90", "p99", "× p50")
+	fmt.Println("|---|---|---|---|---|---|---|---|---|")
 	for _, r := range rows {
-		fmt.Printf("%-8s %7d  %-16s %8d %9.2f %9.2f %9.2f\n", r.Network, r.AtOnce, r.What, r.Samples, r.P50, r.P90, r.P99)
+		k := key{r.Network, r.What, r.AtOnce}
+		if _, ok := first[k]; !ok {
+			first[k] = r
+		}
+		fmt.Printf("| %-8s | %7d | %-16s | %-16s | %7d | %8.2f | %8.2f | %8.2f | %6.1f |\n",
+			r.Network, r.AtOnce, r.What, r.Runtime, r.Samples, r.P50, r.P90, r.P99, r.P50/first[k].P50)
 	}
 }

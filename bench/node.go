@@ -1,10 +1,8 @@
 package main
 
 import (
-	"archive/tar"
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -123,7 +121,7 @@ func buildBlock(ctx context.Context, bin string) error {
 	return nil
 }
 
-// buildImage writes an archive of an image with the program alone in it.
+// buildImage writes an archive of an image with the containers' program alone in it.
 func buildImage(ctx context.Context, archive string) error {
 	bin := archive + ".block"
 	if err := buildBlock(ctx, bin); err != nil {
@@ -133,14 +131,15 @@ func buildImage(ctx context.Context, archive string) error {
 	if err != nil {
 		return err
 	}
-	var buf bytes.Buffer
-	tw := tar.NewWriter(&buf)
-	err = tw.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: "block", Mode: 0o755, Size: int64(len(body))})
-	_, werr := tw.Write(body)
-	if err = errors.Join(err, werr, tw.Close()); err != nil {
+	return writeImage(archive, imageName, "block", body)
+}
+
+func writeImage(archive, ref, program string, body []byte) error {
+	b, err := tarOf(program, body)
+	if err != nil {
 		return err
 	}
-	layer, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(buf.Bytes())), nil })
+	layer, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(b)), nil })
 	if err != nil {
 		return err
 	}
@@ -154,11 +153,11 @@ func buildImage(ctx context.Context, archive string) error {
 	}
 	cfg = cfg.DeepCopy()
 	cfg.OS, cfg.Architecture = "linux", runtime.GOARCH
-	cfg.Config.Cmd = []string{"/block"}
+	cfg.Config.Cmd = []string{"/" + program}
 	if img, err = mutate.ConfigFile(img, cfg); err != nil {
 		return err
 	}
-	tag, err := name.NewTag(imageName)
+	tag, err := name.NewTag(ref)
 	if err != nil {
 		return err
 	}

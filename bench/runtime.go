@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -14,18 +15,19 @@ import (
 
 // target is the runtime that is measured.
 type target struct {
-	conn  *grpc.ClientConn
-	rt    cri.RuntimeServiceClient
-	image string
-	count atomic.Int64 // of pods, for their names
+	name, handler string
+	conn          *grpc.ClientConn
+	rt            cri.RuntimeServiceClient
+	image         string
+	count         atomic.Int64 // of pods, for their names
 }
 
-func connect(endpoint, image string) (*target, error) {
+func connect(name, endpoint, handler, image string) (*target, error) {
 	conn, err := grpc.NewClient(endpoint, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
 		return nil, fmt.Errorf("connect to %s: %w", endpoint, err)
 	}
-	return &target{conn: conn, rt: cri.NewRuntimeServiceClient(conn), image: image}, nil
+	return &target{name: name, handler: handler, conn: conn, rt: cri.NewRuntimeServiceClient(conn), image: image}, nil
 }
 
 func (r *target) close() { r.conn.Close() }
@@ -65,7 +67,7 @@ func (r *target) abandon(pods []*pod) {
 type pod struct{ sandbox, container string }
 
 func (r *target) start(ctx context.Context, network string, s *samples) (*pod, error) {
-	name := fmt.Sprintf("bench-%d", r.count.Add(1))
+	name := fmt.Sprintf("bench-%s-%d", strings.ReplaceAll(r.name, "+", "-"), r.count.Add(1))
 	sandbox := &cri.PodSandboxConfig{
 		Metadata: &cri.PodSandboxMetadata{Name: name, Uid: name, Namespace: "bench"},
 		Hostname: name,
@@ -88,7 +90,7 @@ func (r *target) start(ctx context.Context, network string, s *samples) (*pod, e
 		}},
 	}
 	began := time.Now()
-	sb, err := r.rt.RunPodSandbox(ctx, &cri.RunPodSandboxRequest{Config: sandbox})
+	sb, err := r.rt.RunPodSandbox(ctx, &cri.RunPodSandboxRequest{Config: sandbox, RuntimeHandler: r.handler})
 	if err != nil {
 		return nil, fmt.Errorf("RunPodSandbox: %w", err)
 	}

@@ -26,7 +26,7 @@ func (s *samples) since(what string, t time.Time) time.Time {
 	return now
 }
 
-func (s *samples) rows(network string, n int) []row {
+func (s *samples) rows(runtime, network string, n int) []row {
 	var rows []row
 	for _, what := range measured {
 		all := slices.Sorted(slices.Values(s.ms[what]))
@@ -34,7 +34,7 @@ func (s *samples) rows(network string, n int) []row {
 			continue
 		}
 		at := func(q float64) float64 { return all[min(len(all)-1, int(q*float64(len(all))))] }
-		rows = append(rows, row{Network: network, AtOnce: n, What: what, Samples: len(all), P50: at(.5), P90: at(.9), P99: at(.99)})
+		rows = append(rows, row{Runtime: runtime, Network: network, AtOnce: n, What: what, Samples: len(all), P50: at(.5), P90: at(.9), P99: at(.99)})
 	}
 	return rows
 }

@@ -1,0 +1,178 @@
+package main
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/11f9778f/berth/internal/engine/pause"
+)
+
+// containerd is a stock containerd of the benchmark's own, with its runc shim over runc and over crun. Both are measured
+// with the same daemon.
+type containerd struct {
+	dir, bin, bridge string
+	cmd              *exec.Cmd
+	log              *os.File
+	handlers         []string // engines that are here
+	version          string
+}
+
+const pauseName = "berth.local/pause:latest"
+
+const containerdConfig = `version = 3
+root = "%[1]s/root"
+state = "%[1]s/run"
+[grpc]
+  address = "%[1]s/c.sock"
+[ttrpc]
+  address = "%[1]s/c.sock.ttrpc"
+[plugins."io.containerd.nri.v1.nri"]
+  disable = true
+[plugins."io.containerd.cri.v1.images".pinned_images]
+  sandbox = "` + pauseName + `"
+[plugins."io.containerd.cri.v1.runtime"]
+  disable_apparmor = true
+  restrict_oom_score_adj = true
+[plugins."io.containerd.cri.v1.runtime".cni]
+  bin_dirs = ["%[2]s"]
+  conf_dir = "%[1]s/net.d"
+`
+
+const containerdHandler = `[plugins."io.containerd.cri.v1.runtime".containerd.runtimes.%[1]s]
+  runtime_type = "io.containerd.runc.v2"
+[plugins."io.containerd.cri.v1.runtime".containerd.runtimes.%[1]s.options]
+  BinaryName = "%[2]s"
+`
+
+const cniConfig = `{"cniVersion": "1.0.0", "name": "%[1]s", "plugins": [
+  {"type": "bridge", "bridge": "%[1]s", "isGateway": true, "ipMasq": true, "ipMasqBackend": "nftables",
+   "ipam": {"type": "host-local", "dataDir": "%[2]s/run/ipam", "ranges": [[{"subnet": "10.214.0.0/16"}]], "routes": [{"dst": "0.0.0.0/0"}]}},
+  {"type": "portmap", "backend": "nftables", "capabilities": {"portMappings": true}}]}
+`
+
+// startContainerd starts the containerd whose programs are in bin, and whose CNI plugins are in the folder cni beside it.
+func startContainerd(ctx context.Context, bin string, engines map[string]string) (_ *containerd, err error) {
+	if bin, err = filepath.Abs(bin); err != nil {
+		return nil, err
+	}
+	dir, err := os.MkdirTemp("", "bc-")
+	if err != nil {
+		return nil, err
+	}
+	c := &containerd{dir: dir, bin: bin, bridge: fmt.Sprintf("bc%d", os.Getpid())}
+	defer func() {
+		if err != nil {
+			c.stop()
+		}
+	}()
+	if err := mountRun(filepath.Join(dir, "run")); err != nil {
+		return nil, err
+	}
+	config := fmt.Sprintf(containerdConfig, dir, filepath.Join(filepath.Dir(bin), "cni"))
+	for _, name := range []string{"runc", "crun"} {
+		if path, err := exec.LookPath(engines[name]); err == nil {
+			config += fmt.Sprintf(containerdHandler, name, path)
+			c.handlers = append(c.handlers, name)
+		}
+	}
+	if len(c.handlers) == 0 {
+		return nil, fmt.Errorf("neither %s nor %s is here", engines["runc"], engines["crun"])
+	}
+	if err := errors.Join(
+		os.Mkdir(filepath.Join(dir, "net.d"), 0o755),
+		os.WriteFile(filepath.Join(dir, "config.toml"), []byte(config), 0o644),
+		os.WriteFile(filepath.Join(dir, "net.d/10.conflist"), fmt.Appendf(nil, cniConfig, c.bridge, dir), 0o644),
+	); err != nil {
+		return nil, err
+	}
+	if c.log, err = os.Create(filepath.Join(dir, "log")); err != nil {
+		return nil, err
+	}
+	if err := c.begin(); err != nil {
+		return nil, err
+	}
+	return c, c.importImages(ctx)
+}
+
+func (c *containerd) begin() error {
+	v, err := exec.Command(filepath.Join(c.bin, "containerd"), "--version").Output()
+	if err != nil {
+		return err
+	}
+	if f := strings.Fields(string(v)); len(f) > 2 {
+		c.version = f[2]
+	}
+	c.cmd = exec.Command(filepath.Join(c.bin, "containerd"), "-c", filepath.Join(c.dir, "config.toml"))
+	c.cmd.Env = append(os.Environ(), "PATH="+c.bin+":"+os.Getenv("PATH"))
+	c.cmd.Stdout, c.cmd.Stderr = c.log, c.log
+	c.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := c.cmd.Start(); err != nil {
+		return err
+	}
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		if conn, err := net.Dial("unix", filepath.Join(c.dir, "c.sock")); err == nil {
+			return conn.Close()
+		}
+		if time.Now().After(deadline) {
+			b, _ := os.ReadFile(c.log.Name())
+			return fmt.Errorf("containerd does not answer:\n%s", b)
+		}
+	}
+}
+
+func (c *containerd) importImages(ctx context.Context) error {
+	program, err := pause.Program()
+	if err != nil {
+		return err
+	}
+	archives := map[string]func(string) error{
+		"bench.tar": func(path string) error { return buildImage(ctx, path) },
+		"pause.tar": func(path string) error { return writeImage(path, pauseName, "pause", program) },
+	}
+	for name, build := range archives {
+		path := filepath.Join(c.dir, name)
+		if err := build(path); err != nil {
+			return err
+		}
+		ctr := exec.CommandContext(ctx, filepath.Join(c.bin, "ctr"), "-a", filepath.Join(c.dir, "c.sock"), "-n", "k8s.io", "images", "import", "--local", path)
+		if out, err := ctr.CombinedOutput(); err != nil {
+			return fmt.Errorf("import %s: %w\n%s", name, err, out)
+		}
+	}
+	return nil
+}
+
+func (c *containerd) endpoint() string { return "unix://" + filepath.Join(c.dir, "c.sock") }
+
+// stop ends containerd and removes what it and the plugins leave.
+func (c *containerd) stop() {
+	if c.cmd != nil && c.cmd.Process != nil {
+		c.cmd.Process.Signal(syscall.SIGTERM)
+		c.cmd.Wait()
+	}
+	if c.log != nil {
+		c.log.Close()
+	}
+	exec.Command("ip", "link", "del", c.bridge).Run()
+	syscall.Unmount(filepath.Join(c.dir, "run"), syscall.MNT_DETACH)
+	os.RemoveAll(c.dir)
+}
+
+// tarOf is a layer with one program in it.
+func tarOf(name string, body []byte) ([]byte, error) {
+	var buf bytes.Buffer
+	tw := tar.NewWriter(&buf)
+	err := tw.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: 0o755, Size: int64(len(body))})
+	_, werr := tw.Write(body)
+	return buf.Bytes(), errors.Join(err, werr, tw.Close())
+}
