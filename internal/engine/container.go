@@ -102,6 +102,9 @@ func (c *Container) Delete(ctx context.Context) error {
 	if err := c.group.Delete(ctx); err != nil {
 		return fmt.Errorf("delete container %s: %w", c.state.ID, err)
 	}
+	if err := c.rdt.remove(); err != nil {
+		return fmt.Errorf("delete container %s: %w", c.state.ID, err)
+	}
 	c.closeFiles()
 	c.mu.Lock()
 	first := !c.deleted
@@ -135,6 +138,12 @@ func Adopt(_ context.Context, st State, spec *specs.Spec, o AdoptOptions) (*Cont
 	}
 	c := &Container{state: st, spec: spec, group: group, log: o.Log}
 	if spec.Linux != nil {
+		if c.rdt, err = newRDT(st.ID, spec.Linux.IntelRdt); err != nil {
+			return nil, fmt.Errorf("adopt container %s: %w", st.ID, err)
+		}
+		if c.rdt != nil {
+			c.rdt.mine = true
+		}
 		if c.filter, err = compileSeccomp(spec.Linux.Seccomp); err != nil {
 			return nil, fmt.Errorf("adopt container %s: %w", st.ID, err)
 		}

@@ -36,6 +36,7 @@ type Container struct {
 	twoSteps bool
 	hooked   bool // a hook was run, so poststop hooks are owed
 	deleted  bool
+	rdt      *rdt // nil: none
 	log      *slog.Logger
 }
 
@@ -88,12 +89,21 @@ func create(ctx context.Context, o CreateOptions) (_ *Container, err error) {
 	if c.filter, err = o.Specs.filter(o.Spec.Linux.Seccomp); err != nil {
 		return nil, err
 	}
+	if c.rdt, err = newRDT(o.ID, o.Spec.Linux.IntelRdt); err != nil {
+		return nil, err
+	}
 	end := trace.Start(ctx, "engine.cgroup")
 	if err := group.Create(ctx); err != nil {
 		return nil, err
 	}
 	end()
 	if err := c.launch(ctx, o); err != nil {
+		return nil, err
+	}
+	if err := c.rdt.assign(c.state.Pid); err != nil {
+		return nil, err
+	}
+	if err := moveDevices(c.state.Pid, o.Spec); err != nil {
 		return nil, err
 	}
 	g, gctx := errgroup.WithContext(ctx)
@@ -236,6 +246,7 @@ func (c *Container) undo() {
 	defer cancel()
 	c.group.Kill(ctx) // what hooks left
 	c.group.Delete(ctx)
+	c.rdt.remove()
 	c.closeFiles()
 	if c.hooked {
 		c.poststop(ctx)

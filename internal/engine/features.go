@@ -16,14 +16,20 @@ func Features() features.Features {
 	no, yes := false, true
 	f := features.Features{
 		OCIVersionMin: "1.0.0", OCIVersionMax: specs.Version,
+		Hooks:        []string{"prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"},
 		MountOptions: mountOptionNames(),
 		Linux: &features.Linux{
 			Capabilities: caps.Names(),
 			Cgroup:       &features.Cgroup{V1: &yes, V2: &yes, Systemd: &no, SystemdUser: &no, Rdma: &yes},
 			Seccomp:      seccompFeatures(),
-			Apparmor:     &features.Apparmor{Enabled: &no},
-			Selinux:      &features.Selinux{Enabled: &no},
-			IntelRdt:     &features.IntelRdt{Enabled: &no},
+			Apparmor:     &features.Apparmor{Enabled: &yes},
+			Selinux:      &features.Selinux{Enabled: &yes},
+			IntelRdt:     &features.IntelRdt{Enabled: &yes, Schemata: &yes, Monitoring: &yes},
+			MemoryPolicy: &features.MemoryPolicy{},
+			NetDevices:   &features.NetDevices{Enabled: &yes},
+			MountExtensions: &features.MountExtensions{
+				IDMap: &features.IDMap{Enabled: &yes},
+			},
 		},
 	}
 	for _, ns := range slices.Sorted(maps.Keys(cloneFlags)) {
@@ -31,16 +37,31 @@ func Features() features.Features {
 		if ns != specs.MountNamespace {
 			s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: ns})
 		}
+		if ns == specs.UserNamespace {
+			s.Linux.UIDMappings = []specs.LinuxIDMapping{{Size: 1}}
+			s.Linux.GIDMappings = s.Linux.UIDMappings
+		}
 		if validateNamespaces(s) == nil {
 			f.Linux.Namespaces = append(f.Linux.Namespaces, string(ns))
 		}
+	}
+	for _, mode := range slices.Sorted(maps.Keys(memoryModes)) {
+		f.Linux.MemoryPolicy.Modes = append(f.Linux.MemoryPolicy.Modes, string(mode))
+	}
+	for _, flag := range slices.Sorted(maps.Keys(memoryFlags)) {
+		f.Linux.MemoryPolicy.Flags = append(f.Linux.MemoryPolicy.Flags, string(flag))
 	}
 	return f
 }
 
 // mountOptionNames are the options that are understood here; a filesystem may know more.
 func mountOptionNames() []string {
-	names := []string{"async", "bind", "defaults", "loud", "nomand", "rbind", "silent"}
+	names := []string{"async", "bind", "dirsync", "idmap", "lazytime", "nolazytime", "rbind", "remount", "ridmap", "sync", "tmpcopyup"}
+	for name := range ignoredOptions {
+		if name != "" {
+			names = append(names, name)
+		}
+	}
 	for name := range mountAttrs {
 		names = append(names, name, "r"+name)
 	}
@@ -53,7 +74,7 @@ func seccompFeatures() *features.Seccomp {
 	yes := true
 	f := &features.Seccomp{Enabled: &yes}
 	accepts := func(change func(*specs.LinuxSeccomp)) bool {
-		s := &specs.LinuxSeccomp{DefaultAction: specs.ActAllow, Syscalls: []specs.LinuxSyscall{{Names: []string{"acct"}, Action: specs.ActErrno}}}
+		s := &specs.LinuxSeccomp{DefaultAction: specs.ActAllow, ListenerPath: "/agent", Syscalls: []specs.LinuxSyscall{{Names: []string{"acct"}, Action: specs.ActErrno}}}
 		change(s)
 		_, err := compileSeccomp(s)
 		return err == nil
@@ -80,7 +101,12 @@ func seccompFeatures() *features.Seccomp {
 	for _, flag := range []specs.LinuxSeccompFlag{
 		"SECCOMP_FILTER_FLAG_TSYNC", specs.LinuxSeccompFlagLog, specs.LinuxSeccompFlagSpecAllow, specs.LinuxSeccompFlagWaitKillableRecv,
 	} {
-		if accepts(func(s *specs.LinuxSeccomp) { s.Flags = []specs.LinuxSeccompFlag{flag} }) {
+		if accepts(func(s *specs.LinuxSeccomp) {
+			s.Flags = []specs.LinuxSeccompFlag{flag}
+			if flag == specs.LinuxSeccompFlagWaitKillableRecv { // only means something with a listener
+				s.Syscalls[0].Action = specs.ActNotify
+			}
+		}) {
 			f.KnownFlags = append(f.KnownFlags, string(flag))
 			f.SupportedFlags = append(f.SupportedFlags, string(flag))
 		}

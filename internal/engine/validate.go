@@ -27,14 +27,12 @@ func validate(o CreateOptions) error {
 	if err := validateNamespaces(s); err != nil {
 		return err
 	}
-	if err := unsupportedFields(s); err != nil {
-		return err
-	}
-	if err := validateHooks(s.Hooks); err != nil {
-		return err
-	}
-	if err := validateDomains(s.Linux); err != nil {
-		return err
+	for _, err := range []error{
+		otherSystems(s), validateHooks(s.Hooks), validateDomains(s.Linux), validateRDT(s.Linux.IntelRdt), validateNetDevices(s),
+	} {
+		if err != nil {
+			return err
+		}
 	}
 	if s.Linux.MountLabel != "" && !hasSELinux() {
 		return fmt.Errorf("linux.mountLabel %q: this kernel has no SELinux, or it is switched off", s.Linux.MountLabel)
@@ -161,20 +159,10 @@ func validateMaps(l *specs.Linux, seen map[specs.LinuxNamespaceType]specs.LinuxN
 	return nil
 }
 
-// unsupportedFields names what is in the spec and not yet in the engine.
-func unsupportedFields(s *specs.Spec) error {
-	l := s.Linux
-	for _, f := range []struct {
-		name string
-		set  bool
-	}{
-		{"linux.intelRdt", l.IntelRdt != nil},
-		{"linux.netDevices", len(l.NetDevices) > 0},
-		{"solaris, windows, vm, zos or freebsd", s.Solaris != nil || s.Windows != nil || s.VM != nil || s.ZOS != nil},
-	} {
-		if f.set {
-			return fmt.Errorf("%s is not supported", f.name)
-		}
+// otherSystems refuses what is for another kind of container.
+func otherSystems(s *specs.Spec) error {
+	if s.Solaris != nil || s.Windows != nil || s.VM != nil || s.ZOS != nil || s.FreeBSD != nil {
+		return errors.New("the spec is for Solaris, Windows, FreeBSD, z/OS or a virtual machine")
 	}
 	return nil
 }

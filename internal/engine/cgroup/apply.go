@@ -135,7 +135,7 @@ func given[T comparable](p *T) bool {
 }
 
 func (g *Group) applyPids(r *specs.LinuxResources) error {
-	if r.Pids == nil || !given(r.Pids.Limit) {
+	if r.Pids == nil || r.Pids.Limit == nil {
 		return nil
 	}
 	room, err := g.room("pids")
