@@ -129,3 +129,14 @@ func zombieExit(pid int) (syscall.WaitStatus, bool) {
 	code, err := strconv.ParseUint(string(fields[49]), 10, 32)
 	return syscall.WaitStatus(code), err == nil
 }
+
+// Stopped tells whether the process is stopped by a signal (or a tracer).
+func Stopped(pid int) bool {
+	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	if err != nil {
+		return false
+	}
+	end := bytes.LastIndexByte(b, ')') // the command's name may hold anything
+	fields := bytes.Fields(b[end+1:])
+	return end > 0 && len(fields) > 0 && (fields[0][0] == 'T' || fields[0][0] == 't')
+}

@@ -2,6 +2,7 @@ package client
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -66,6 +67,7 @@ type bench struct {
 	cfg    Config
 	m      *Manager
 	logs   *bytes.Buffer
+	logDir string // of the containers' logs, if not dir
 
 	mu     sync.Mutex
 	events []Event
@@ -237,7 +239,7 @@ func (b *bench) bundle(c ctr) string {
 	return dir
 }
 
-func (b *bench) logPath(id string) string { return filepath.Join(b.dir, id+".log") }
+func (b *bench) logPath(id string) string { return filepath.Join(cmp.Or(b.logDir, b.dir), id+".log") }
 
 // create makes a container that logs to logPath.
 func (b *bench) create(s *Shim, c ctr) error {

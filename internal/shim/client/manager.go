@@ -33,6 +33,8 @@ type Manager struct {
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
+	// stopWatch ends watchStopped.
+	stopWatch context.CancelFunc
 
 	mu       sync.Mutex
 	closed   bool
@@ -63,6 +65,9 @@ func Open(ctx context.Context, cfg Config) (*Manager, error) {
 		return nil, err
 	}
 	m.wantSpare()
+	var watch context.Context
+	watch, m.stopWatch = context.WithCancel(m.ctx)
+	m.wg.Go(func() { m.watchStopped(watch) })
 	return m, nil
 }
 
@@ -72,6 +77,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.CallTimeout <= 0 {
 		c.CallTimeout = 30 * time.Second
+	}
+	if c.StuckTimeout <= 0 {
+		c.StuckTimeout = 20 * time.Second
 	}
 	if c.Namespace == "" {
 		c.Namespace = "k8s.io"
@@ -386,6 +394,9 @@ func (m *Manager) Close() error {
 		return nil
 	}
 	m.closed = true
+	if m.stopWatch != nil {
+		m.stopWatch()
+	}
 	spare := m.spare
 	groups := make([]*group, 0, len(m.groups))
 	for _, g := range m.groups {

@@ -257,6 +257,8 @@ func (s *Shim) await(conn *ttrpc.Client) {
 		if s.unstick(conn) && err == nil {
 			s.g.m.out.put(Event{Kind: EventShimAnswers, Time: time.Now(), Group: s.g.id})
 		}
+	case <-time.After(s.g.m.cfg.StuckTimeout):
+		s.g.giveUp(conn)
 	case <-s.g.m.ctx.Done():
 	}
 }

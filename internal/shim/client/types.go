@@ -24,6 +24,9 @@ type Config struct {
 	Linger time.Duration
 	// CallTimeout is the deadline of a call whose context has none (default 30 s).
 	CallTimeout time.Duration
+	// StuckTimeout is how long one of Berth's own shims may give no sign of life, from the first call that it did not
+	// answer in time, until it is killed and replaced (default 20 s). Its containers run on.
+	StuckTimeout time.Duration
 	// Namespace is the containerd namespace that shims are told (default "k8s.io").
 	Namespace string
 	// Logger receives what an operator should read. Nil discards it.
