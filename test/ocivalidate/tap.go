@@ -50,6 +50,9 @@ func (r result) String() string {
 	return strings.Join(parts, ", ")
 }
 
+// races are programs whose result depends on who is faster: pidfile kills a container whose program is ending by itself.
+var races = map[string]bool{"pidfile": true}
+
 // lacks lists what passed for the peer and not here. Where only the peer gave up there is nothing to compare: some
 // programs want the runtime to refuse, say nothing if it does, and else go on and find everything in order.
 func (r result) lacks(peer result) []string {
