@@ -188,9 +188,15 @@ func (store) FSInfo(context.Context) (a, b image.FSInfo, err error) {
 
 func newServer(t testing.TB) *Server {
 	t.Helper()
+	return newServerIn(t, t.TempDir())
+}
+
+// newServerIn makes a Server whose runtime keeps its state in a folder.
+func newServerIn(t testing.TB, run string) *Server {
+	t.Helper()
 	events := make(chan runtime.ShimEvent, 100)
 	rt, err := runtime.Open(context.Background(), runtime.Config{
-		RunDir: t.TempDir(), Images: rooms{}, Network: netRoom{}, Shims: shimRoom{events}, Kernel: kernelRoom{events}, ResolvConf: "/dev/null",
+		RunDir: run, Images: rooms{}, Network: netRoom{}, Shims: shimRoom{events}, Kernel: kernelRoom{events}, ResolvConf: "/dev/null",
 	})
 	if err != nil {
 		t.Fatal(err)
