@@ -16,7 +16,7 @@ The socket can be used by its owner alone. One that a dead daemon left is replac
 program answers on it, the daemon does not start. Under systemd it says when it is ready.
 
 It is set up by /etc/berth/config.toml: "berth config default" explains every key. SIGHUP makes it
-read that again.
+read that again. SIGUSR2 puts the binary that is at its path by now in its place, as after an upgrade.
 
 The verbs that look after images and leftovers ("berth image", "berth fsck") work with it; its pods
 are the kubelet's, so look at them with kubectl or crictl.`,

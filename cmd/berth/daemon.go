@@ -2,11 +2,13 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"log/slog"
 	"os"
 	"os/signal"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -23,7 +25,8 @@ type daemonOf struct {
 	idleExit time.Duration
 }
 
-// daemon runs a node until SIGTERM or Ctrl-C. SIGHUP makes it read its configuration again.
+// daemon runs a node until SIGTERM or Ctrl-C. SIGHUP makes it read its configuration again, SIGUSR2 makes
+// the binary that is at its path by now take its place: same process, same arguments, pods untouched.
 func (c *cli) daemon(cmd *cobra.Command, of daemonOf) error {
 	ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -48,9 +51,10 @@ func (c *cli) daemon(cmd *cobra.Command, of daemonOf) error {
 		close(ready)
 	}
 	defer context.AfterFunc(ctx, func() { d.tell(systemd.SdNotifyStopping) })()
+	upgrade := upgradeOn(syscall.SIGUSR2, stop)
 	d.node = node.New(cfg, version)
 	ended := make(chan struct{})
-	defer func() { stop(); <-ended }()
+	finish := func() { stop(); <-ended }
 	go func() {
 		defer close(ended)
 		select {
@@ -59,7 +63,47 @@ func (c *cli) daemon(cmd *cobra.Command, of daemonOf) error {
 		case <-ctx.Done():
 		}
 	}()
-	return d.node.Run(ctx)
+	err = d.node.Run(ctx)
+	finish()
+	if wanted := upgrade(); wanted && err == nil {
+		d.log.Info("the binary is executed anew")
+		return execAnew()
+	}
+	return err
+}
+
+// upgradeOn calls stop when the signal comes. The function that it returns ends that, and tells whether
+// the signal came.
+func upgradeOn(sig os.Signal, stop func()) func() bool {
+	came, over := make(chan os.Signal, 1), make(chan struct{})
+	signal.Notify(came, sig)
+	wanted := false
+	var waiting sync.WaitGroup
+	waiting.Go(func() {
+		select {
+		case <-came:
+			wanted = true
+			stop()
+		case <-over:
+		}
+	})
+	return func() bool {
+		close(over)
+		waiting.Wait()
+		return wanted
+	}
+}
+
+// execAnew replaces this process by the binary that is at its path now.
+func execAnew() error {
+	exe, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("find the berth binary: %w", err)
+	}
+	if err := syscall.Exec(exe, os.Args, os.Environ()); err != nil {
+		return fmt.Errorf("execute %s: %w", exe, err)
+	}
+	return nil
 }
 
 // daemon is a node and its configuration.

@@ -19,7 +19,7 @@ Two nodes can live side by side with different --root and --run; what they are c
 machine follows from --run, if nothing else is configured.
 
 It is set up by /etc/berth/config.toml: "berth config default" explains every key. SIGHUP makes it
-read that again.`,
+read that again. SIGUSR2 puts the binary that is at its path by now in its place, as after an upgrade.`,
 		Example: "  berth node\n  berth node --subnet 10.99.0.0/24 --log-level debug\n" +
 			"  berth --root /tmp/a/root --run /tmp/a/run node --idle-exit 1m",
 		Args: cobra.NoArgs,

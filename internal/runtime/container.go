@@ -33,6 +33,7 @@ type container struct {
 	create   *operation
 	gauge    gauge
 	rootfs   []engine.Mount
+	loaded   bool // by recovery: a task of it may have been undone
 
 	life      context.Context // ends with the sandbox's, or when the container is told to stop
 	interrupt context.CancelFunc
@@ -321,6 +322,9 @@ func (c *container) launch(ctx context.Context) (pid int, err error) {
 	ctx, cancel := context.WithTimeout(ctx, 6*c.r.cfg.ShimTimeout) // a loaded machine is no reason to give up
 	defer cancel()
 	st := c.get()
+	if err := c.renew(ctx, st.ImageID); err != nil {
+		return 0, err
+	}
 	args := map[string]string{"sandbox": c.sb.id, "cgroup": st.CgroupPath}
 	err = c.sb.ledger.do(ctx, effect{kind: kindTask, object: c.id, args: args, do: func(ctx context.Context) (err error) {
 		pid, err = shim.CreateTask(ctx, Task{
@@ -340,6 +344,21 @@ func (c *container) launch(ctx context.Context) (pid int, err error) {
 		return err
 	}})
 	return pid, err
+}
+
+// renew fits the root filesystem of a container that an earlier daemon made for another mount: if that one
+// died in the middle of the start, what it had mounted was undone, and a volatile overlay wants to be asked
+// before it is used again.
+func (c *container) renew(ctx context.Context, imageID string) error {
+	if !c.loaded {
+		return nil
+	}
+	rootfs, err := c.r.cfg.Images.Prepare(ctx, c.id, Image{ID: imageID}, c.sb.get().Spec.User)
+	if err != nil {
+		return err
+	}
+	c.rootfs, c.loaded = rootfs, false
+	return nil
 }
 
 // failed ends a container that could not be started.

@@ -120,7 +120,7 @@ func (r *Runtime) loadContainer(id string, rec containerRecord) {
 		return
 	}
 	c := sb.newContainer(rec.ContainerStatus)
-	c.rootfs = rec.Rootfs
+	c.rootfs, c.loaded = rec.Rootfs, true
 	c.create = c.actor.do(nothing)
 	r.containers[id] = c
 	sb.containers[id], sb.names[rec.Spec.key()] = c, c
