@@ -14,7 +14,7 @@ import (
 	"github.com/11f9778f/berth/internal/runtime"
 )
 
-// ExecSync runs a command and returns its output, at most 16 MiB of each stream.
+// ExecSync runs a command and returns its output, at most 16 MiB of both streams together.
 func (s *Server) ExecSync(ctx context.Context, req *runtimeapi.ExecSyncRequest) (*runtimeapi.ExecSyncResponse, error) {
 	id, err := s.containerID(req.GetContainerId())
 	if err != nil {
@@ -27,7 +27,21 @@ func (s *Server) ExecSync(ctx context.Context, req *runtimeapi.ExecSyncRequest) 
 	if res.TimedOut {
 		return nil, status.Errorf(codes.DeadlineExceeded, "command %q timed out after %d s and was killed", req.GetCmd(), req.GetTimeout())
 	}
-	return &runtimeapi.ExecSyncResponse{Stdout: res.Stdout, Stderr: res.Stderr, ExitCode: int32(res.ExitCode)}, nil
+	resp := &runtimeapi.ExecSyncResponse{ExitCode: int32(res.ExitCode)}
+	resp.Stdout, resp.Stderr = fit(res.Stdout, res.Stderr)
+	return resp, nil
+}
+
+// fit cuts output down to what clients take: a kubelet and crictl refuse a message of more than 16 MiB. If
+// both are long, each gets a half.
+func fit(stdout, stderr []byte) (_, _ []byte) {
+	const most = 16<<20 - 1<<10
+	if len(stdout)+len(stderr) <= most {
+		return stdout, stderr
+	}
+	out, errs := min(len(stdout), most), min(len(stderr), most)
+	out, errs = min(out, max(most/2, most-errs)), min(errs, max(most/2, most-out))
+	return stdout[:out], stderr[:min(errs, most-out)]
 }
 
 // Exec answers where a command can be run with streams.

@@ -45,6 +45,9 @@ func ParseSpec(b []byte) (*specs.Spec, error) {
 	if err := json.Unmarshal(b, &s); err != nil {
 		return nil, fmt.Errorf("config.json: %w", err)
 	}
+	if err := restoreRawEnv(&s); err != nil {
+		return nil, fmt.Errorf("config.json: %w", err)
+	}
 	return &s, nil
 }
 

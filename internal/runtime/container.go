@@ -246,6 +246,7 @@ func writeBundle(dir string, s *specs.Spec) error {
 	if err := os.MkdirAll(filepath.Join(dir, "rootfs"), 0o700); err != nil {
 		return err
 	}
+	engine.KeepRawEnv(s)
 	b, err := json.Marshal(s)
 	if err != nil {
 		return err

@@ -1,0 +1,60 @@
+package engine
+
+import (
+	"encoding/base64"
+	"fmt"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// rawEnv is the annotation that carries what JSON can't: environment variables that are no UTF-8, base64 of
+// "KEY=value" with a NUL behind each.
+const rawEnv = "org.berth.raw-env"
+
+// KeepRawEnv makes a spec survive being written as JSON: variables whose bytes are no UTF-8 go into an annotation,
+// too, and LoadSpec puts them back. Another runtime sees them with replacement characters.
+func KeepRawEnv(s *specs.Spec) {
+	if s.Process == nil {
+		return
+	}
+	var raw strings.Builder
+	for _, kv := range s.Process.Env {
+		if !utf8.ValidString(kv) {
+			raw.WriteString(kv + "\x00")
+		}
+	}
+	if raw.Len() == 0 {
+		return
+	}
+	if s.Annotations == nil {
+		s.Annotations = map[string]string{}
+	}
+	s.Annotations[rawEnv] = base64.StdEncoding.EncodeToString([]byte(raw.String()))
+}
+
+// restoreRawEnv undoes what JSON did to the variables of KeepRawEnv.
+func restoreRawEnv(s *specs.Spec) error {
+	text, ok := s.Annotations[rawEnv]
+	if !ok || s.Process == nil {
+		return nil
+	}
+	b, err := base64.StdEncoding.DecodeString(text)
+	if err != nil {
+		return fmt.Errorf("annotation %s: %w", rawEnv, err)
+	}
+	raw := map[string]string{}
+	for kv := range strings.SplitSeq(string(b), "\x00") {
+		if key, _, ok := strings.Cut(kv, "="); ok {
+			raw[key] = kv
+		}
+	}
+	for i, kv := range s.Process.Env {
+		key, _, _ := strings.Cut(kv, "=")
+		if whole, ok := raw[key]; ok {
+			s.Process.Env[i] = whole
+		}
+	}
+	return nil
+}
