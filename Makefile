@@ -14,7 +14,7 @@ STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 CRITOOLS    := sigs.k8s.io/cri-tools@v1.36.0
 DEPGUARD    := github.com/OpenPeeDeeP/depguard/v2/cmd/depguard@v2.3.0
 
-.PHONY: build run test unit e2e containerd conformance conformance-containerd conformance-cri conformance-oci conformance-kubelet kubelet lint bench bench-peers install man clean tools busybox crictl
+.PHONY: build run test unit e2e containerd conformance conformance-containerd conformance-cri conformance-cri-more conformance-cri-more-containerd conformance-oci conformance-kubelet kubelet lint bench bench-peers install man clean tools busybox crictl
 
 build: ## static binaries in bin/
 	$(GOBUILD) -o bin/ ./cmd/berth
@@ -32,6 +32,7 @@ test: lint build busybox containerd crictl ## everything: lint, unit, root and e
 	go test -p 2 -timeout 25m -v -count=1 ./test $(if $(RUN),-run $(RUN))
 	$(MAKE) conformance-cri
 	$(MAKE) conformance-cri CRITEST="-parallel 4 -websocket"
+	$(MAKE) conformance-cri-more
 	go run ./test/ocivalidate
 	$(MAKE) test-vm-short
 
@@ -44,6 +45,14 @@ e2e: build busybox crictl ## the end-to-end tests only; RUN=name picks some
 # Flags of test/critest: make conformance-cri CRITEST="-parallel 4 -websocket -times 5"
 conformance-cri: build ## critest, Kubernetes' conformance suite of the CRI, against a node of its own
 	go run ./test/critest $(CRITEST)
+
+# What critest never calls. Berth's side is in make test; containerd's is a test of that test.
+CRI_CONFORMANCE := go run ./test/criconformance/run
+conformance-cri-more: build busybox ## events, pod statistics, metrics, streamed lists, updates, contracts, against a node of its own
+	$(CRI_CONFORMANCE)
+
+conformance-cri-more-containerd: busybox containerd ## the same against a containerd of its own, with the runc of conformance-oci
+	$(CRI_CONFORMANCE) -containerd .cache/containerd/bin:$$(ls -d .cache/oci/runc-v* | tail -1)
 
 # make test runs Berth's side alone, against the table that this writes.
 conformance-oci: build ## runtime-tools' validation of OCI runtimes, Berth and runc side by side, into docs/conformance-oci.md
@@ -58,7 +67,7 @@ conformance-containerd: build busybox containerd ## the shim below a stock conta
 conformance-kubelet: build kubelet ## upstream's kubelet with static pods on berth cri
 	go test -timeout 10m -v -count=1 ./test -run TestStockKubelet
 
-conformance: conformance-cri conformance-oci conformance-containerd ## all conformance suites
+conformance: conformance-cri conformance-cri-more conformance-oci conformance-containerd ## all conformance suites
 
 .PHONY: test-vm test-vm-short qemu
 # Pure cgroup v2, AppArmor, every capability: what the machine at hand may lack.

@@ -21,6 +21,9 @@ func TestRawEnv(t *testing.T) {
 	if err != nil || !slices.Equal(back.Process.Env, env) {
 		t.Errorf("%q, %v", back.Process.Env, err)
 	}
+	if back, err := new(SpecCache).parse(b); err != nil || !slices.Equal(back.Process.Env, env) {
+		t.Errorf("with shared profiles: %q, %v", back.Process.Env, err)
+	}
 	plain := &specs.Spec{Process: &specs.Process{Env: []string{"A=b"}}}
 	if KeepRawEnv(plain); plain.Annotations != nil {
 		t.Errorf("%v", plain.Annotations)

@@ -50,6 +50,9 @@ func (c *SpecCache) parse(b []byte) (*specs.Spec, error) {
 	if err := json.Unmarshal(b, &l); err != nil {
 		return nil, fmt.Errorf("config.json: %w", err)
 	}
+	if err := restoreRawEnv(&l.Spec); err != nil {
+		return nil, fmt.Errorf("config.json: %w", err)
+	}
 	if l.Linux == nil {
 		return &l.Spec, nil
 	}
