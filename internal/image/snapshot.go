@@ -177,7 +177,18 @@ func (s *Store) fillSnapshot(tmp string, sn *snapshot) error {
 	if err != nil {
 		return err
 	}
-	return os.WriteFile(filepath.Join(tmp, snapshotFileName), b, 0o600)
+	return writeOver(filepath.Join(tmp, snapshotFileName), b)
+}
+
+// writeOver writes a file that may be there. It does not empty it first: ext4 would write such a file out to the disk
+// when it is closed.
+func writeOver(path string, b []byte) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(b)
+	return errors.Join(err, f.Truncate(int64(len(b))), f.Close())
 }
 
 // reuse removes the mark that a volatile overlay leaves and that forbids the next mount: it is there for
