@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -36,7 +37,8 @@ func TestPause(t *testing.T) {
 		s, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", cmd.Process.Pid))
 		for line := range strings.Lines(string(s)) {
 			if v, ok := strings.CutPrefix(line, "SigIgn:"); ok {
-				return strings.TrimSpace(v) == "0000000000010000" // SIGCHLD alone
+				set, err := strconv.ParseUint(strings.TrimSpace(v), 16, 64)
+				return err == nil && set&(1<<(syscall.SIGCHLD-1)) != 0
 			}
 		}
 		return false

@@ -78,7 +78,7 @@ func Start(ctx context.Context, binary string, b Boot, files map[string]*sys.Hel
 			f.Close()
 		}
 	}()
-	lock, err := sys.LockFile(filepath.Join(b.Dir, lockFile))
+	lock, err := take(filepath.Join(b.Dir, lockFile))
 	if err != nil {
 		return nil, fmt.Errorf("start shim: %w", err)
 	}
@@ -117,6 +117,17 @@ func Start(ctx context.Context, binary string, b Boot, files map[string]*sys.Hel
 		return nil, fmt.Errorf("start shim %s: %w (see %s)", binary, err, logFile.Name())
 	}
 	return cmd, nil
+}
+
+// take locks the file at path. It tries for a moment: Lives has the lock for an instant.
+func take(path string) (lock *os.File, err error) {
+	for range 20 {
+		if lock, err = sys.LockFile(path); !errors.Is(err, sys.ErrLocked) {
+			break
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	return lock, err
 }
 
 // environment is what a shim needs of ours. A container's environment comes from its spec alone, but less is safer.

@@ -156,12 +156,12 @@ func TestRelay(t *testing.T) {
 	if _, err := w.Write(make([]byte, 60<<10+2)); err != nil {
 		t.Fatal(err)
 	}
-	w.Close()
 	reader, err := os.Open(path)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer reader.Close()
+	w.Close() // who reads has come before what writes has gone
 	got := 0
 	for buf := make([]byte, 4096); ; {
 		n, err := reader.Read(buf)
