@@ -16,7 +16,11 @@ import (
 // filesystem seen from the new cgroup namespace, under v1 a tmpfs with a bind of the container's own
 // directory for each controller.
 func (u *setup) addCgroupMount(m specs.Mount, opts mountOptions, earlier []specs.Mount) error {
-	group, err := cgroup.Load(u.o.cgroupPath())
+	at, err := u.o.cgroupPath()
+	if err != nil {
+		return err
+	}
+	group, err := cgroup.Load(at)
 	if err != nil {
 		return err
 	}

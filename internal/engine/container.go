@@ -71,6 +71,11 @@ func (c *Container) setPaused(paused bool) {
 
 // Update changes the container's limits; fields that are not set stay as they are.
 func (c *Container) Update(ctx context.Context, r *specs.LinuxResources) error {
+	if c.scopes != nil && c.state.Scope != "" {
+		if err := c.scopes.Update(ctx, c.state.Scope, r); err != nil {
+			return fmt.Errorf("update container %s: %w", c.state.ID, err)
+		}
+	}
 	if err := c.group.Apply(r); err != nil {
 		return fmt.Errorf("update container %s: %w", c.state.ID, err)
 	}
@@ -99,6 +104,9 @@ func (c *Container) Delete(ctx context.Context) error {
 	if _, err := c.init.Wait(ctx); err != nil && ctx.Err() != nil {
 		return fmt.Errorf("delete container %s: %w", c.state.ID, err)
 	}
+	if err := c.unscope(ctx); err != nil {
+		return fmt.Errorf("delete container %s: %w", c.state.ID, err)
+	}
 	if err := c.group.Delete(ctx); err != nil {
 		return fmt.Errorf("delete container %s: %w", c.state.ID, err)
 	}
@@ -124,8 +132,9 @@ type AdoptOptions struct {
 	// Parked is where the container waits for Start: see Park. With it Adopt calls on the child, so
 	// it is for whoever is about to start it.
 	Parked string
-	// Log is as in CreateOptions.
-	Log *slog.Logger
+	// Log and Scopes are as in CreateOptions.
+	Log    *slog.Logger
+	Scopes Scopes
 }
 
 // Adopt takes over a container whose creator died. Its first process may have ended meanwhile: Wait
@@ -136,7 +145,7 @@ func Adopt(_ context.Context, st State, spec *specs.Spec, o AdoptOptions) (*Cont
 	if err != nil {
 		return nil, fmt.Errorf("adopt container %s: %w", st.ID, err)
 	}
-	c := &Container{state: st, spec: spec, group: group, log: o.Log}
+	c := &Container{state: st, spec: spec, group: group, log: o.Log, scopes: o.Scopes}
 	if spec.Linux != nil {
 		if c.rdt, err = newRDT(st.ID, spec.Linux.IntelRdt); err != nil {
 			return nil, fmt.Errorf("adopt container %s: %w", st.ID, err)

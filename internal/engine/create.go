@@ -37,6 +37,7 @@ type Container struct {
 	hooked   bool // a hook was run, so poststop hooks are owed
 	deleted  bool
 	rdt      *rdt // nil: none
+	scopes   Scopes
 	log      *slog.Logger
 }
 
@@ -53,11 +54,15 @@ func (o CreateOptions) rootPath() string {
 	return filepath.Join(o.Bundle, o.Spec.Root.Path)
 }
 
-func (o CreateOptions) cgroupPath() string {
-	if p := o.Spec.Linux.CgroupsPath; p != "" {
-		return p
+func (o CreateOptions) cgroupPath() (string, error) {
+	switch p := o.Spec.Linux.CgroupsPath; {
+	case o.Scopes != nil:
+		_, _, path, err := parseScope(p)
+		return path, err
+	case p != "":
+		return p, nil
 	}
-	return "/berth/" + o.ID
+	return "/berth/" + o.ID, nil
 }
 
 // Create makes a container: namespaces, cgroup, root filesystem and mounts are ready and its process
@@ -74,11 +79,15 @@ func Create(ctx context.Context, o CreateOptions) (*Container, error) {
 }
 
 func create(ctx context.Context, o CreateOptions) (_ *Container, err error) {
-	group, err := cgroup.Load(o.cgroupPath())
+	path, err := o.cgroupPath()
 	if err != nil {
 		return nil, err
 	}
-	c := &Container{spec: o.Spec, group: group, log: o.Log, state: State{
+	group, err := cgroup.Load(path)
+	if err != nil {
+		return nil, err
+	}
+	c := &Container{spec: o.Spec, group: group, log: o.Log, scopes: o.Scopes, state: State{
 		ID: o.ID, Bundle: o.Bundle, Created: time.Now(), CgroupPath: group.Path(), Files: len(o.Files),
 	}}
 	defer func() {
@@ -93,8 +102,10 @@ func create(ctx context.Context, o CreateOptions) (_ *Container, err error) {
 		return nil, err
 	}
 	end := trace.Start(ctx, "engine.cgroup")
-	if err := group.Create(ctx); err != nil {
-		return nil, err
+	if c.scopes == nil { // else there is none without a process
+		if err := group.Create(ctx); err != nil {
+			return nil, err
+		}
 	}
 	end()
 	if err := c.launch(ctx, o); err != nil {
@@ -245,6 +256,7 @@ func (c *Container) undo() {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 	c.group.Kill(ctx) // what hooks left
+	c.unscope(ctx)
 	c.group.Delete(ctx)
 	c.rdt.remove()
 	c.closeFiles()

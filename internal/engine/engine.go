@@ -50,6 +50,8 @@ type CreateOptions struct {
 	// NoPivot leaves the host's root filesystem mounted below the container's and changes the root
 	// directory only: for a host that runs from an initramfs, which can't be pivoted.
 	NoPivot bool
+	// Scopes, if any, makes the container's cgroup.
+	Scopes Scopes
 	// Log is told of failures that change nothing: those of poststop hooks. nil: nobody is.
 	Log *slog.Logger
 	// Specs, which may be nil, is where Spec was loaded with.
@@ -91,8 +93,9 @@ type State struct {
 	Pid        int       `json:"pid"`
 	StartTime  uint64    `json:"startTime"` // field 22 of /proc/PID/stat: with Pid it names a process for good
 	Created    time.Time `json:"created"`
-	CgroupPath string    `json:"cgroupPath"` // as in Spec.Linux.CgroupsPath, resolved
-	Started    bool      `json:"started"`    // false: created, still waiting for Start
+	Scope      string    `json:"scope,omitempty"` // the service manager's name for it, if CreateOptions.Scopes made it
+	CgroupPath string    `json:"cgroupPath"`      // as in Spec.Linux.CgroupsPath, resolved
+	Started    bool      `json:"started"`         // false: created, still waiting for Start
 	Paused     bool      `json:"paused,omitempty"`
 	Files      int       `json:"files,omitempty"` // how many of CreateOptions.Files the program gets
 }

@@ -71,7 +71,7 @@ func (c *Container) launch(ctx context.Context, o CreateOptions) error {
 			a.Cloneflags |= cloneFlags[ns.Type]
 		}
 	}
-	if v2, err := c.group.FD(); err == nil {
+	if v2, err := c.group.FD(); err == nil && c.scopes == nil {
 		defer v2.Close()
 		a.Cgroup = v2
 	}
@@ -79,7 +79,10 @@ func (c *Container) launch(ctx context.Context, o CreateOptions) error {
 	if err != nil {
 		return err
 	}
-	if err := c.follow(s); err != nil || !c.twoSteps {
+	if err := c.follow(s); err != nil {
+		return err
+	}
+	if err := c.scoped(ctx); err != nil || !c.twoSteps {
 		return err
 	}
 	return c.secondStep(ctx, o)

@@ -38,7 +38,7 @@ func (r room) setWeight(c *specs.LinuxCPU) error {
 	if given(c.Shares) {
 		file, value := "cpu.shares", *c.Shares
 		if r.h.V2 {
-			file, value = "cpu.weight", weightOfShares(value)
+			file, value = "cpu.weight", WeightOfShares(value)
 		}
 		if err := r.set(file, number(value)); err != nil {
 			return err
@@ -98,10 +98,10 @@ func (r room) setBandwidthV2(c *specs.LinuxCPU) error {
 	return r.settle(todo)
 }
 
-// weightOfShares converts v1's shares (2 to 262144, default 1024) to v2's weight (1 to 10000, default
+// WeightOfShares converts v1's shares (2 to 262144, default 1024) to v2's weight (1 to 10000, default
 // 100) by the quadratic function on logarithms that meets all three points; container runtimes
 // agreed on it in 2025.
-func weightOfShares(shares uint64) uint64 {
+func WeightOfShares(shares uint64) uint64 {
 	switch {
 	case shares <= 2:
 		return 1

@@ -166,13 +166,13 @@ func TestApplyHugepages(t *testing.T) {
 
 func TestWeightOfShares(t *testing.T) {
 	for shares, want := range map[uint64]uint64{1: 1, 2: 1, 1024: 100, 262144: 10000, 1 << 40: 10000, 512: 59, 2048: 174, 10: 4} {
-		if got := weightOfShares(shares); got != want {
+		if got := WeightOfShares(shares); got != want {
 			t.Errorf("%d shares are weight %d, want %d", shares, got, want)
 		}
 	}
 	last := uint64(0)
 	for s := uint64(2); s <= 262144; s++ {
-		w := weightOfShares(s)
+		w := WeightOfShares(s)
 		if w < last || w < 1 || w > 10000 {
 			t.Fatalf("weight %d at %d shares after %d", w, s, last)
 		}

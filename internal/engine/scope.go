@@ -1,0 +1,93 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/11f9778f/berth/internal/engine/cgroup"
+)
+
+// Scopes makes cgroups as scopes of a service manager; package systemd is one. With it, linux.cgroupsPath is
+// "slice:prefix:name": the container's cgroup is the scope prefix-name.scope in that slice.
+type Scopes interface {
+	// Start makes a scope with a process in it.
+	Start(ctx context.Context, s Scope) error
+	// Update changes the limits that the manager keeps.
+	Update(ctx context.Context, name string, r *specs.LinuxResources) error
+	// Stop ends what is in the scope and forgets it. One that is not there is no error.
+	Stop(ctx context.Context, name string) error
+}
+
+// Scope is what Scopes starts.
+type Scope struct {
+	ID          string // of the container
+	Name, Slice string // "berth-web.scope", "system.slice"
+	PID         int
+	Resources   *specs.LinuxResources
+}
+
+// CPUWeight converts cgroup v1's CPU shares to v2's weight.
+func CPUWeight(shares uint64) uint64 { return cgroup.WeightOfShares(shares) }
+
+// parseScope takes "slice:prefix:name" apart, and finds the cgroup's path: a slice's name tells its parents.
+func parseScope(cgroupsPath string) (slice, name, path string, err error) {
+	parts := strings.Split(cgroupsPath, ":")
+	if len(parts) != 3 || parts[2] == "" {
+		return "", "", "", fmt.Errorf("linux.cgroupsPath: %q is not slice:prefix:name", cgroupsPath)
+	}
+	if slice = parts[0]; slice == "" {
+		slice = "system.slice"
+	}
+	name = parts[2] + ".scope"
+	if parts[1] != "" {
+		name = parts[1] + "-" + name
+	}
+	stem, ok := strings.CutSuffix(slice, ".slice")
+	if !ok || strings.ContainsAny(slice+name, "/\x00\n") || len(name) > 255 {
+		return "", "", "", fmt.Errorf("linux.cgroupsPath: %q: bad name of a slice or a scope", cgroupsPath)
+	}
+	if stem == "-" {
+		return slice, name, "/" + name, nil
+	}
+	prefix := ""
+	for part := range strings.SplitSeq(stem, "-") {
+		if part == "" {
+			return "", "", "", fmt.Errorf("linux.cgroupsPath: %q: bad name of a slice", cgroupsPath)
+		}
+		prefix += part
+		path += "/" + prefix + ".slice"
+		prefix += "-"
+	}
+	return slice, name, path + "/" + name, nil
+}
+
+// scoped gives the first process to a scope, if the container's cgroup is one.
+func (c *Container) scoped(ctx context.Context) error {
+	if c.scopes == nil {
+		return nil
+	}
+	slice, name, _, err := parseScope(c.spec.Linux.CgroupsPath)
+	if err != nil {
+		return err
+	}
+	c.state.Scope = name
+	if err := c.scopes.Start(ctx, Scope{ID: c.state.ID, Name: name, Slice: slice, PID: c.state.Pid, Resources: c.spec.Linux.Resources}); err != nil {
+		return err
+	}
+	return c.group.Create(ctx) // under v1, the hierarchies that systemd does not use
+}
+
+// unscope takes the scope away.
+func (c *Container) unscope(ctx context.Context) error {
+	if c.state.Scope == "" {
+		return nil
+	}
+	if c.scopes == nil {
+		return errors.New("its cgroup is a scope of systemd's, and there is no connection to systemd")
+	}
+	return c.scopes.Stop(ctx, c.state.Scope)
+}

@@ -1,0 +1,179 @@
+// Package systemd makes the cgroups of containers as scopes of systemd, through its D-Bus interface: the "systemd cgroup driver"
+// of container runtimes, for hosts where systemd is to be the only one who makes cgroups.
+//
+// A scope gets the container's first process, the limits that systemd itself keeps (memory, CPU, tasks), so that it does not
+// reset them, and is delegated: what else is limited is written by package cgroup.
+//
+// It promises that Start and Stop have happened when they return; a Stop of what is not there is done. It never reads
+// configuration, and never starts a service.
+package systemd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/coreos/go-systemd/v22/dbus"
+	godbus "github.com/godbus/dbus/v5"
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/11f9778f/berth/internal/engine"
+)
+
+// Driver talks to one systemd. Its methods may be called from several goroutines.
+type Driver struct {
+	conn    *dbus.Conn
+	unified bool
+}
+
+var _ engine.Scopes = (*Driver)(nil)
+
+// Connect opens the system's bus, or, where none runs, systemd's own socket. unified tells that the host has cgroup
+// v2 alone: property names differ. Close closes it.
+func Connect(ctx context.Context, unified bool) (*Driver, error) {
+	conn, err := dbus.NewSystemConnectionContext(ctx)
+	if err != nil {
+		var direct error
+		if conn, direct = dbus.NewSystemdConnectionContext(ctx); direct != nil {
+			return nil, fmt.Errorf("connect to systemd (does it run here?): %w", errors.Join(err, direct))
+		}
+	}
+	return &Driver{conn: conn, unified: unified}, nil
+}
+
+// Close ends the connection.
+func (d *Driver) Close() { d.conn.Close() }
+
+// Start implements engine.Scopes.
+func (d *Driver) Start(ctx context.Context, s engine.Scope) error {
+	properties := []dbus.Property{
+		dbus.PropDescription("container " + s.ID),
+		dbus.PropSlice(s.Slice),
+		dbus.PropPids(uint32(s.PID)),
+		property("Delegate", true),
+		property("DefaultDependencies", false),
+		property("MemoryAccounting", true),
+		property("CPUAccounting", true),
+		property("TasksAccounting", true),
+	}
+	properties = append(properties, d.limits(s.Resources)...)
+	err := d.wait(ctx, func(done chan<- string) error {
+		_, err := d.conn.StartTransientUnitContext(ctx, s.Name, "replace", properties, done)
+		return err
+	})
+	if is(err, "org.freedesktop.systemd1.UnitExists") { // one that failed, and was not forgotten
+		if d.conn.ResetFailedUnitContext(ctx, s.Name) == nil {
+			err = d.wait(ctx, func(done chan<- string) error {
+				_, err := d.conn.StartTransientUnitContext(ctx, s.Name, "replace", properties, done)
+				return err
+			})
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("start systemd scope %s in %s: %w", s.Name, s.Slice, err)
+	}
+	return nil
+}
+
+// Update implements engine.Scopes.
+func (d *Driver) Update(ctx context.Context, name string, r *specs.LinuxResources) error {
+	limits := d.limits(r)
+	if len(limits) == 0 {
+		return nil
+	}
+	if err := d.conn.SetUnitPropertiesContext(ctx, name, true, limits...); err != nil {
+		return fmt.Errorf("update systemd scope %s: %w", name, err)
+	}
+	return nil
+}
+
+// Stop implements engine.Scopes.
+func (d *Driver) Stop(ctx context.Context, name string) error {
+	err := d.wait(ctx, func(done chan<- string) error {
+		_, err := d.conn.StopUnitContext(ctx, name, "replace", done)
+		return err
+	})
+	if err != nil && !is(err, "org.freedesktop.systemd1.NoSuchUnit") {
+		return fmt.Errorf("stop systemd scope %s: %w", name, err)
+	}
+	// A scope whose processes were killed has failed, and stays listed until somebody has seen it.
+	if err := d.conn.ResetFailedUnitContext(ctx, name); err != nil && !is(err, "org.freedesktop.systemd1.NoSuchUnit") {
+		return fmt.Errorf("forget systemd scope %s: %w", name, err)
+	}
+	return nil
+}
+
+// wait starts a job and waits for its result.
+func (d *Driver) wait(ctx context.Context, start func(chan<- string) error) error {
+	done := make(chan string, 1)
+	if err := start(done); err != nil {
+		return err
+	}
+	select {
+	case result := <-done:
+		if result != "done" {
+			return fmt.Errorf("systemd's job ended as %q", result)
+		}
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func is(err error, name string) bool {
+	var e godbus.Error
+	return errors.As(err, &e) && e.Name == name
+}
+
+func property(name string, value any) dbus.Property {
+	return dbus.Property{Name: name, Value: godbus.MakeVariant(value)}
+}
+
+// limits are what systemd keeps of the resources, systemd.resource-control(5). The rest is written directly.
+func (d *Driver) limits(r *specs.LinuxResources) []dbus.Property {
+	const unlimited = ^uint64(0)
+	value := func(n int64) uint64 {
+		if n < 0 {
+			return unlimited
+		}
+		return uint64(n)
+	}
+	var list []dbus.Property
+	if r == nil {
+		return nil
+	}
+	if m := r.Memory; m != nil && m.Limit != nil && *m.Limit != 0 {
+		name := "MemoryLimit"
+		if d.unified {
+			name = "MemoryMax"
+		}
+		list = append(list, property(name, value(*m.Limit)))
+	}
+	if p := r.Pids; p != nil && p.Limit != nil {
+		list = append(list, property("TasksMax", value(*p.Limit)))
+	}
+	c := r.CPU
+	if c == nil {
+		return list
+	}
+	if c.Shares != nil && *c.Shares != 0 {
+		if d.unified {
+			list = append(list, property("CPUWeight", engine.CPUWeight(*c.Shares)))
+		} else {
+			list = append(list, property("CPUShares", *c.Shares))
+		}
+	}
+	if c.Quota != nil && *c.Quota != 0 {
+		quota := unlimited
+		if *c.Quota > 0 {
+			period := uint64(100000)
+			if c.Period != nil && *c.Period != 0 {
+				period = *c.Period
+			}
+			// systemd counts in whole per cents of a CPU, 10 ms a second.
+			quota = (uint64(*c.Quota)*1000000/period + 9999) / 10000 * 10000
+		}
+		list = append(list, property("CPUQuotaPerSecUSec", quota))
+	}
+	return list
+}
