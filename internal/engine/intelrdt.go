@@ -52,7 +52,7 @@ func validateRDT(spec *specs.LinuxIntelRdt) error {
 		}
 	}
 	if spec.MemBwSchema != "" && !strings.HasPrefix(spec.MemBwSchema, "MB:") {
-		return fmt.Errorf("linux.intelRdt.memBwSchema: %q begins with something else than \"MB:\"", spec.MemBwSchema)
+		return fmt.Errorf("linux.intelRdt.memBwSchema: %q has another beginning than \"MB:\", which it must have", spec.MemBwSchema)
 	}
 	return nil
 }
