@@ -13,6 +13,8 @@ import (
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"github.com/11f9778f/berth/internal/sys"
 )
 
 // Process is a process of a container: its first one, or one that Exec started. Its methods may be
@@ -115,7 +117,7 @@ func (p *Process) inspect(fd int) (ended bool) {
 	if n, err := unix.Poll(poll, 0); err == nil && n == 0 {
 		return false
 	}
-	ws, err := pidfdExit(fd)
+	ws, err := sys.PidFDExit(p.pidfd, p.pid)
 	if err != nil {
 		p.status = unknownExit("the process was not a child of this shim any more, and the kernel does not keep its exit code: " + err.Error())
 		return true

@@ -22,17 +22,3 @@ const cldExited = 1
 func waitid(pidfd int, info *waitInfo, options int) error {
 	return unix.Waitid(unix.P_PIDFD, pidfd, (*unix.Siginfo)(unsafe.Pointer(info)), options, nil)
 }
-
-// pidfdExit asks the kernel for the exit status of a process that has been reaped by somebody else
-// (PIDFD_GET_INFO with PIDFD_INFO_EXIT, Linux 6.15).
-func pidfdExit(pidfd int) (unix.WaitStatus, error) {
-	info := unix.PidfdInfo{Mask: unix.PIDFD_INFO_EXIT}
-	_, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(pidfd), unix.PIDFD_GET_INFO, uintptr(unsafe.Pointer(&info)))
-	if errno != 0 {
-		return 0, errno
-	}
-	if info.Mask&unix.PIDFD_INFO_EXIT == 0 {
-		return 0, unix.ENODATA
-	}
-	return unix.WaitStatus(info.Exit_code), nil
-}
