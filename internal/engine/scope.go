@@ -65,6 +65,12 @@ func parseScope(cgroupsPath string) (slice, name, path string, err error) {
 	return slice, name, path + "/" + name, nil
 }
 
+// ScopeOf tells which scope and which cgroup a container with this linux.cgroupsPath gets by Scopes.
+func ScopeOf(cgroupsPath string) (scope, cgroup string, err error) {
+	_, scope, cgroup, err = parseScope(cgroupsPath)
+	return scope, cgroup, err
+}
+
 // scoped gives the first process to a scope, if the container's cgroup is one.
 func (c *Container) scoped(ctx context.Context) error {
 	if c.scopes == nil {

@@ -94,13 +94,20 @@ func (a *app) prepare(ctx context.Context, m making) (_ *creation, err error) {
 	rec := record{Version: spec.Version, ID: m.id, Bundle: bundle, Created: time.Now().UTC(), Annotations: spec.Annotations}
 	rec.Rootfs = rootPath(bundle, spec)
 	rec.Engine = engine.State{ID: m.id, Bundle: bundle, CgroupPath: spec.Linux.CgroupsPath}
+	o := engine.CreateOptions{
+		ID: m.id, Bundle: bundle, Spec: spec, Stdio: c.process.stdio, Files: c.process.files, NoPivot: m.noPivot, Log: a.log,
+	}
+	if a.systemdCgroup {
+		o.Scopes = a.store().scopes
+		if rec.Engine.Scope, rec.Engine.CgroupPath, err = engine.ScopeOf(spec.Linux.CgroupsPath); err != nil {
+			return nil, err
+		}
+	}
 	if c.entry, err = a.store().create(ctx, rec, config); err != nil {
 		return nil, err
 	}
 	if err = failpoint.Here("oci.create.recorded"); err == nil {
-		c.Container, err = engine.Create(ctx, engine.CreateOptions{
-			ID: m.id, Bundle: bundle, Spec: spec, Stdio: c.process.stdio, Files: c.process.files, NoPivot: m.noPivot,
-		})
+		c.Container, err = engine.Create(ctx, o)
 	}
 	if err != nil {
 		os.RemoveAll(c.entry.dir)
@@ -178,10 +185,11 @@ func (a *app) loadBundle(m making) (*specs.Spec, []byte, string, error) {
 	if spec.Linux == nil {
 		return nil, nil, "", errors.New("config.json: linux must be specified")
 	}
-	if a.systemdCgroup {
-		return nil, nil, "", errors.New("--systemd-cgroup is not supported: cgroups are made directly")
-	}
-	if spec.Linux.CgroupsPath == "" {
+	switch {
+	case spec.Linux.CgroupsPath != "":
+	case a.systemdCgroup:
+		spec.Linux.CgroupsPath = "system.slice:berth-oci:" + m.id
+	default:
 		spec.Linux.CgroupsPath = "/berth-oci-" + m.id // of its own: no parent is left behind
 	}
 	if spec.Process.Env, err = prepareEnv(spec.Process.Env); err != nil {

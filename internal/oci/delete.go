@@ -41,7 +41,7 @@ func (a *app) delete(ctx context.Context, args []string) error {
 
 // deleteNameless removes the directory of a create that died before it had written anything.
 func (a *app) deleteNameless(ctx context.Context, id string, force bool) error {
-	e := &entry{dir: filepath.Join(a.store().root, id)}
+	e := &entry{store: a.store(), dir: filepath.Join(a.root, id)}
 	if _, err := os.Lstat(e.dir); err == nil {
 		if err := e.acquire(ctx); err != nil {
 			return err

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -55,10 +56,15 @@ type record struct {
 }
 
 // store is a state directory.
-type store struct{ root string }
+type store struct {
+	root   string
+	log    *slog.Logger
+	scopes engine.Scopes
+}
 
 // entry is a container's directory.
 type entry struct {
+	store
 	dir  string
 	rec  record
 	lock *os.File
@@ -74,7 +80,7 @@ func (s store) create(ctx context.Context, rec record, config []byte) (*entry, e
 	if err := os.MkdirAll(s.root, 0o700); err != nil {
 		return nil, err
 	}
-	e := &entry{dir: filepath.Join(s.root, rec.ID), rec: rec}
+	e := &entry{store: s, dir: filepath.Join(s.root, rec.ID), rec: rec}
 	if err := os.Mkdir(e.dir, 0o700); errors.Is(err, fs.ErrExist) {
 		return nil, errExist
 	} else if err != nil {
@@ -97,7 +103,7 @@ func (s store) open(id string) (*entry, error) {
 	if err := checkID(id); err != nil {
 		return nil, err
 	}
-	e := &entry{dir: filepath.Join(s.root, id)}
+	e := &entry{store: s, dir: filepath.Join(s.root, id)}
 	if err := e.load(); err != nil {
 		return nil, err
 	}
@@ -222,12 +228,16 @@ func (e *entry) adopt(ctx context.Context) (*engine.Container, error) {
 	if spec.Linux != nil {
 		spec.Linux.Seccomp = nil // compiling it is of use only for a new process
 	}
-	return engine.Adopt(ctx, e.rec.Engine, spec, engine.AdoptOptions{})
+	return engine.Adopt(ctx, e.rec.Engine, spec, e.adoptOptions())
+}
+
+func (e *entry) adoptOptions() engine.AdoptOptions {
+	return engine.AdoptOptions{Log: e.log, Scopes: e.scopes}
 }
 
 // adoptWhole takes the container over to run a program in it; with parked, to start the one that waits.
 func (e *entry) adoptWhole(ctx context.Context, spec *specs.Spec, parked bool) (*engine.Container, error) {
-	o := engine.AdoptOptions{}
+	o := e.adoptOptions()
 	if parked {
 		o.Parked = e.socket()
 	}

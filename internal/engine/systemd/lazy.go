@@ -1,0 +1,59 @@
+package systemd
+
+import (
+	"context"
+	"sync"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/11f9778f/berth/internal/engine"
+)
+
+// Lazy is a Driver that connects when it is used first. Its connection lives as long as the process.
+type Lazy struct {
+	mu      sync.Mutex
+	driver  *Driver
+	Unified func() bool // the host has cgroup v2 alone
+}
+
+var _ engine.Scopes = (*Lazy)(nil)
+
+func (l *Lazy) connect(ctx context.Context) (*Driver, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.driver == nil {
+		d, err := Connect(context.WithoutCancel(ctx), l.Unified())
+		if err != nil {
+			return nil, err
+		}
+		l.driver = d
+	}
+	return l.driver, nil
+}
+
+// Start implements engine.Scopes.
+func (l *Lazy) Start(ctx context.Context, s engine.Scope) error {
+	d, err := l.connect(ctx)
+	if err != nil {
+		return err
+	}
+	return d.Start(ctx, s)
+}
+
+// Update implements engine.Scopes.
+func (l *Lazy) Update(ctx context.Context, name string, r *specs.LinuxResources) error {
+	d, err := l.connect(ctx)
+	if err != nil {
+		return err
+	}
+	return d.Update(ctx, name, r)
+}
+
+// Stop implements engine.Scopes.
+func (l *Lazy) Stop(ctx context.Context, name string) error {
+	d, err := l.connect(ctx)
+	if err != nil {
+		return err
+	}
+	return d.Stop(ctx, name)
+}
