@@ -95,6 +95,14 @@ func (c *checker) paths() {
 		c.absolute(key, path)
 	}
 	c.absolute("cri.socket", c.l.CRI.Socket)
+	for key, path := range map[string]string{
+		"nri.socket": c.l.NRI.Socket, "nri.plugins": c.l.NRI.Plugins, "nri.plugin_config": c.l.NRI.PluginConfig,
+	} {
+		c.absolute(key, path)
+	}
+	for _, dir := range c.l.CRI.CDIDirs {
+		c.absolute("cri.cdi_dirs", dir)
+	}
 	if n := len(c.l.CRI.Socket); n > maxSocket {
 		c.bad("cri.socket", "the path has %d bytes, and a socket's may have %d", n, maxSocket)
 	}

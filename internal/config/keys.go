@@ -27,6 +27,7 @@ type Config struct {
 	Network  Network            `toml:"network"`
 	Images   Images             `toml:"images"`
 	Cgroup   Cgroup             `toml:"cgroup"`
+	NRI      NRI                `toml:"nri"`
 	Metrics  Metrics            `toml:"metrics"`
 	Tracing  Tracing            `toml:"tracing"`
 }
@@ -110,6 +111,16 @@ type Cgroup struct {
 	// Cgroup above all pods that bring no parent of their own. Empty follows from the run folder: /berth
 	// for /run/berth.
 	Parent string `toml:"parent"`
+}
+
+// NRI is the Node Resource Interface: plugins that observe and adjust containers.
+type NRI struct {
+	// Unix socket that plugins connect to; they look at /var/run/nri/nri.sock. Empty lets none connect.
+	Socket string `toml:"socket"`
+	// Folder of plugins that are started with the daemon, as /opt/nri/plugins. Empty starts none.
+	Plugins string `toml:"plugins"`
+	// Folder of the configurations of those plugins, as /etc/nri/conf.d.
+	PluginConfig string `toml:"plugin_config"`
 }
 
 // Metrics is where Prometheus finds numbers.

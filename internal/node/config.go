@@ -55,8 +55,15 @@ type Config struct {
 	Pinned []string
 	// CDIDirs are the folders with descriptions of CDI devices; none means the standard's.
 	CDIDirs []string
+	// NRI says where plugins come from; the zero value is none.
+	NRI NRI
 	// Log gets what an operator should read. Required.
 	Log *slog.Logger
+}
+
+// NRI is where plugins of the Node Resource Interface connect, and folders of those that are started.
+type NRI struct {
+	Socket, Plugins, PluginConfig string
 }
 
 // Tunable is the part of Config that a running node can change: see Node.Tune.

@@ -40,6 +40,9 @@ func (n *Node) close() error {
 	if n.runtime != nil {
 		add("the runtime", n.runtime.Close())
 	}
+	if n.plugins != nil {
+		n.plugins.Close()
+	}
 	if n.shims != nil {
 		add("the shims' client", n.shims.Close())
 	}

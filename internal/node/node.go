@@ -22,6 +22,7 @@ import (
 	"github.com/11f9778f/berth/internal/network"
 	"github.com/11f9778f/berth/internal/runtime"
 	"github.com/11f9778f/berth/internal/runtime/machine"
+	"github.com/11f9778f/berth/internal/runtime/nri"
 	"github.com/11f9778f/berth/internal/shim/client"
 	"github.com/11f9778f/berth/internal/sys"
 	"github.com/11f9778f/berth/internal/telemetry"
@@ -39,6 +40,7 @@ type Node struct {
 	network *network.Manager
 	shims   *client.Manager
 	runtime *runtime.Runtime
+	plugins *nri.Plugins // nil without any
 	metrics *telemetry.Metrics
 	tracer  *telemetry.Tracer // nil if nothing is to be traced
 	cri     *cri.Server
@@ -116,8 +118,13 @@ func (n *Node) open(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	plugins, err := n.openPlugins()
+	if err != nil {
+		return err
+	}
 	n.runtime, err = runtime.Open(ctx, runtime.Config{
-		RunDir: n.cfg.Run, CgroupParent: n.cfg.Names.CgroupParent, Handlers: slices.Sorted(maps.Keys(n.cfg.Handlers)),
+		Plugins: plugins,
+		RunDir:  n.cfg.Run, CgroupParent: n.cfg.Names.CgroupParent, Handlers: slices.Sorted(maps.Keys(n.cfg.Handlers)),
 		Images: machine.Images(store), Network: machine.Network(n.network), Shims: machine.Shims(n.shims), Kernel: machine.Kernel{}, LSM: &machine.LSM{}, CDIDirs: n.cfg.CDIDirs,
 		Logger: n.cfg.Log,
 	})
@@ -126,6 +133,11 @@ func (n *Node) open(ctx context.Context) error {
 	}
 	if err := n.openTelemetry(ctx); err != nil {
 		return err
+	}
+	if n.plugins != nil {
+		if err := n.plugins.Start(n.runtime); err != nil {
+			return err
+		}
 	}
 	n.cri, err = cri.New(cri.Config{
 		Runtime: n.runtime, Images: n.store, SnapshotDir: filepath.Join(n.cfg.Root, "snapshots"), Version: n.version,

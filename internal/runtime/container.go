@@ -140,6 +140,7 @@ func (c *container) prepare(ctx context.Context) error {
 		err = c.commit(func(s *ContainerStatus) { s.State = ContainerCreated })
 	}
 	if err == nil {
+		c.sb.tell(ctx, PluginCreated, c.get())
 		c.r.emit(ContainerCreatedEv, c.sb, c.id)
 		return nil
 	}
@@ -207,6 +208,9 @@ func (c *container) build(ctx context.Context) error {
 	oci, err := c.makeSpec(ctx, img, volumes)
 	if err != nil {
 		return err
+	}
+	if err := c.r.cfg.Plugins.Create(ctx, c.sb.get(), c.get(), oci); err != nil {
+		return fmt.Errorf("a plugin refuses: %w", err)
 	}
 	c.set(func(s *ContainerStatus) {
 		s.ImageID, s.ImageRef = img.ID, img.Ref
@@ -297,7 +301,11 @@ func (c *container) start(ctx context.Context) error {
 	if st := c.sb.get().State; st != SandboxReady {
 		return fmt.Errorf("its sandbox is %s: %w", st, errdefs.ErrFailedPrecondition)
 	}
-	if err := c.pidNamespaceLives(); err != nil {
+	err := c.pidNamespaceLives()
+	if err == nil {
+		err = c.sb.ask(ctx, PluginStart, c.get())
+	}
+	if err != nil {
 		return errors.Join(err, c.failed(ctx, err))
 	}
 	pid, err := c.launch(c.abortable(ctx))
@@ -311,6 +319,7 @@ func (c *container) start(ctx context.Context) error {
 	if err != nil {
 		return errors.Join(err, c.failed(ctx, err))
 	}
+	c.sb.tell(ctx, PluginStarted, c.get())
 	c.r.emit(ContainerStarted, c.sb, c.id)
 	return nil
 }

@@ -38,6 +38,8 @@ type Config struct {
 	Network Network
 	Shims   Shims
 	Kernel  Kernel
+	// Plugins may be nil.
+	Plugins Plugins
 	// LSM may be nil: then the node is taken to have none.
 	LSM LSM
 	// CDIDirs hold the descriptions of CDI devices. Default /etc/cdi and /var/run/cdi.
@@ -52,6 +54,9 @@ func (c *Config) setDefaults() error {
 	}
 	if c.CgroupParent == "" {
 		c.CgroupParent = "/berth"
+	}
+	if c.Plugins == nil {
+		c.Plugins = noPlugins{}
 	}
 	if c.LSM == nil {
 		c.LSM = noLSM{}

@@ -217,10 +217,14 @@ func (sb *sandbox) build(life context.Context) error {
 			do: func(ctx context.Context) error { return r.cfg.Kernel.CreateCgroup(ctx, path, spec.Resources) }})
 	})
 	g.Go(func() error { return sb.makePodDir(ctx) })
-	if err := g.Wait(); err != nil || spec.Namespaces.PID != NamespacePod {
+	err := g.Wait()
+	if err == nil && spec.Namespaces.PID == NamespacePod {
+		err = sb.startKeeper(life)
+	}
+	if err != nil {
 		return err
 	}
-	return sb.startKeeper(life)
+	return sb.ask(life, PluginRunSandbox, ContainerStatus{})
 }
 
 func (sb *sandbox) makeNetNS(ctx context.Context) (string, error) {
@@ -339,6 +343,7 @@ func (sb *sandbox) stop(ctx context.Context) error {
 	err = errors.Join(err, sb.endKeeper(uctx), sb.ledger.undoOne(uctx, kindNetwork, sb.id), sb.ledger.undoOne(uctx, kindNetNS, sb.id),
 		sb.ledger.undoOne(uctx, kindUserNS, sb.id))
 	if err == nil && state == SandboxReady {
+		sb.tell(ctx, PluginStopSandbox, ContainerStatus{})
 		sb.r.emit(SandboxStoppedEv, sb, "")
 	}
 	return err
@@ -378,6 +383,7 @@ func (sb *sandbox) remove(ctx context.Context) error {
 		return err
 	}
 	err := sb.r.settle(ctx, sb)
+	sb.tell(ctx, PluginRemoveSandbox, ContainerStatus{})
 	sb.r.emit(SandboxRemoved, sb, "")
 	return err
 }

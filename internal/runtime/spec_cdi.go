@@ -4,27 +4,32 @@ import (
 	"errors"
 	"strings"
 
+	"github.com/opencontainers/runtime-spec/specs-go"
 	"tags.cncf.io/container-device-interface/pkg/cdi"
 )
 
 // cdi lets the descriptions of the node's CDI devices change the spec: nodes, mounts, variables, hooks.
 // Only names in the request count; annotations, which travel with checkpoints and pods, do not.
 func (b *specBuilder) cdi() error {
-	names := b.container.Spec.CDIDevices
+	return InjectCDI(b.out, b.cdiDirs, b.container.Spec.CDIDevices)
+}
+
+// InjectCDI applies the descriptions of CDI devices, which are in dirs, to a spec.
+func InjectCDI(spec *specs.Spec, dirs, names []string) error {
 	if len(names) == 0 {
 		return nil
 	}
-	cache, err := cdi.NewCache(cdi.WithSpecDirs(b.cdiDirs...), cdi.WithAutoRefresh(false))
+	cache, err := cdi.NewCache(cdi.WithSpecDirs(dirs...), cdi.WithAutoRefresh(false))
 	if err != nil {
 		return err
 	}
-	unknown, err := cache.InjectDevices(b.out, names...)
+	unknown, err := cache.InjectDevices(spec, names...)
 	if len(unknown) > 0 {
 		var why []error
 		for _, list := range cache.GetErrors() {
 			why = append(why, list...)
 		}
-		return invalid("CDI device %s is described by no file in %s%s", strings.Join(unknown, ", "), strings.Join(b.cdiDirs, ", "), because(why))
+		return invalid("CDI device %s is described by no file in %s%s", strings.Join(unknown, ", "), strings.Join(dirs, ", "), because(why))
 	}
 	return err
 }

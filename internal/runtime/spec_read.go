@@ -6,6 +6,8 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
 )
 
 // maxSpec bounds a bundle's config.json, in bytes.
@@ -27,4 +29,17 @@ func (r *Runtime) OCISpec(id string) (json.RawMessage, error) {
 		return nil, fmt.Errorf("spec of %s: %w", short(id), err)
 	}
 	return b, nil
+}
+
+// SpecOf is OCISpec, decoded.
+func (r *Runtime) SpecOf(id string) (*specs.Spec, error) {
+	b, err := r.OCISpec(id)
+	if err != nil {
+		return nil, err
+	}
+	var s specs.Spec
+	if err := json.Unmarshal(b, &s); err != nil {
+		return nil, fmt.Errorf("spec of %s: %w", short(id), err)
+	}
+	return &s, nil
 }

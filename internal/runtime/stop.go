@@ -219,6 +219,7 @@ func (c *container) erase(ctx context.Context) error {
 	if err := c.r.store.drop("containers", c.id); err != nil {
 		return err
 	}
+	c.sb.tell(ctx, PluginRemoved, c.get())
 	c.r.emit(ContainerRemoved, c.sb, c.id)
 	return nil
 }
@@ -234,11 +235,14 @@ func (c *container) ended(x Exit) error {
 	c.mu.Lock()
 	oom := c.oom || x.OOMKilled
 	c.mu.Unlock()
-	err := c.commit(func(s *ContainerStatus) {
+	over := func(s *ContainerStatus) {
 		s.State, s.FinishedAt, s.ExitCode, s.Pid = ContainerExited, x.At, x.Code, 0
 		s.Reason, s.Message = exitReason(x, oom), x.Reason
-	})
-	if err != nil {
+	}
+	st := c.get()
+	over(&st)
+	c.sb.tell(c.r.life, PluginStopped, st) // before anybody who waits for the end goes on
+	if err := c.commit(over); err != nil {
 		return err
 	}
 	c.r.emit(ContainerStopped, c.sb, c.id)

@@ -17,10 +17,23 @@ func (r *Runtime) UpdateResources(ctx context.Context, id string, res Resources)
 		return err
 	}
 	// Not joined by name: two updates may differ.
-	err = c.actor.do(func() error { return c.update(c.sb.traced(r.life, ctx), res) }).wait(ctx)
+	err = c.actor.do(func() error { return c.askAndUpdate(c.sb.traced(r.life, ctx), res) }).wait(ctx)
 	if err != nil {
 		return fmt.Errorf("update resources of container %s: %w", short(id), err)
 	}
+	return nil
+}
+
+// askAndUpdate lets plugins have their say.
+func (c *container) askAndUpdate(ctx context.Context, res Resources) error {
+	res, err := c.r.cfg.Plugins.Update(ctx, c.sb.get(), c.get(), res)
+	if err != nil {
+		return fmt.Errorf("a plugin refuses: %w", err)
+	}
+	if err := c.update(ctx, res); err != nil {
+		return err
+	}
+	c.sb.tell(ctx, PluginUpdated, c.get())
 	return nil
 }
 

@@ -31,6 +31,7 @@ import (
 	"github.com/11f9778f/berth/internal/network"
 	"github.com/11f9778f/berth/internal/runtime"
 	"github.com/11f9778f/berth/internal/runtime/machine"
+	"github.com/11f9778f/berth/internal/runtime/nri"
 	"github.com/11f9778f/berth/internal/shim/client"
 )
 
@@ -40,6 +41,7 @@ const busybox = "/usr/bin/busybox"
 type place struct {
 	Dir, Name, Shim string
 	GroupSize       int
+	NRI             string // socket of plugins; empty is none
 	Spare           bool
 }
 
@@ -54,6 +56,7 @@ type daemon struct {
 	net    *network.Manager
 	shims  *client.Manager
 	rt     *runtime.Runtime
+	nri    *nri.Plugins
 }
 
 func openDaemon(ctx context.Context, p place, log *slog.Logger) (_ *daemon, err error) {
@@ -79,14 +82,24 @@ func openDaemon(ctx context.Context, p place, log *slog.Logger) (_ *daemon, err 
 	if err != nil {
 		return d, err
 	}
+	var plugins runtime.Plugins
+	if p.NRI != "" {
+		if d.nri, err = nri.New(nri.Config{Socket: p.NRI, Version: "test", Logger: log}); err != nil {
+			return d, err
+		}
+		plugins = d.nri
+	}
 	d.rt, err = runtime.Open(ctx, runtime.Config{
-		RunDir: p.run(), CgroupParent: p.cgroup(), Logger: log,
+		RunDir: p.run(), CgroupParent: p.cgroup(), Logger: log, Plugins: plugins,
 		Images: machine.Images(d.images), Network: machine.Network(d.net), Shims: machine.Shims(d.shims), Kernel: machine.Kernel{},
 	})
 	return d, err
 }
 
 func (d *daemon) close() {
+	if d.nri != nil {
+		d.nri.Close()
+	}
 	if d.rt != nil {
 		d.rt.Close()
 	}
