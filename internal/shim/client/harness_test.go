@@ -38,7 +38,9 @@ var buildShim = sync.OnceValues(func() (string, error) {
 		return "", err
 	}
 	bin := filepath.Join(dir, DefaultBinary)
-	out, err := exec.Command("go", "build", "-tags", "no_grpc", "-o", bin, "github.com/11f9778f/berth/cmd/containerd-shim-berth-v1").CombinedOutput()
+	build := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-tags", "no_grpc", "-o", bin, "github.com/11f9778f/berth/cmd/containerd-shim-berth-v1")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0") // as it is shipped
+	out, err := build.CombinedOutput()
 	if err != nil {
 		return dir, fmt.Errorf("build shim: %w: %s", err, out)
 	}

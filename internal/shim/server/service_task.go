@@ -70,6 +70,7 @@ func (v taskService) Start(ctx context.Context, r *taskv3.StartRequest) (*taskv3
 	} else {
 		err = p.startExec(ctx)
 	}
+	v.s.idle()
 	if err != nil {
 		return nil, err
 	}
