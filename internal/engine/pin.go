@@ -66,6 +66,9 @@ func pin(ctx context.Context, o PinOptions, flags uintptr, kinds []specs.LinuxNa
 			owner = filepath.Join(o.Dir, "user")
 		}
 	}
+	if owner == "" && flags&unix.CLONE_NEWUSER == 0 {
+		return bornIn(flags, func(s *stage.Stage) error { return furnishPin(ctx, s, o, flags, kinds) })
+	}
 	if owner == "" {
 		return bornIn(0, func(s *stage.Stage) error {
 			if err := s.Fork(ctx, flags); err != nil {
