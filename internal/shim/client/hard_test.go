@@ -36,12 +36,13 @@ func TestForksForEver(t *testing.T) {
 	s := b.sandbox("pod1")
 	b.run(s, ctr{id: "calm", sandbox: "pod1", args: []string{"sleep", "1000"}})
 	limit := int64(300)
-	b.run(s, ctr{id: "bomb", sandbox: "pod1", args: []string{"sh", "-c", "f() { while :; do f & done; }; f 2>/dev/null & exec sleep 1000"}, change: func(s *specs.Spec) {
+	b.run(s, ctr{id: "bomb", sandbox: "pod1", args: []string{"sh", "-c", "f() { while :; do f & sleep 1000 & done; }; f 2>/dev/null & exec sleep 1000"}, change: func(s *specs.Spec) {
 		s.Linux.Resources = &specs.LinuxResources{Pids: &specs.LinuxPids{Limit: &limit}}
 	}})
+	// A shell that can't fork ends; its sleepers stay.
 	b.until("many processes", func() bool {
 		r, err := s.Task().Pids(b.ctx(), &taskv3.PidsRequest{ID: "bomb"})
-		return err == nil && len(r.Processes) > 200
+		return err == nil && len(r.Processes) > 100
 	})
 	b.alive(s, "calm")
 	b.kill(s, "bomb", syscall.SIGKILL, true)
