@@ -103,6 +103,7 @@ type Runtime struct {
 	gauges *gauges
 
 	repaired atomic.Uint64
+	sources  sources
 }
 
 // Open takes over what an earlier Runtime with the same RunDir left, running containers untouched,

@@ -29,6 +29,7 @@ type specBuilder struct {
 	volumes   map[int]string // where image volumes are mounted, by the mount's number
 	lsm       LSM
 	cdiDirs   []string
+	sources   *sources
 	rules     []specs.LinuxDeviceCgroup // for the devices that were asked for
 
 	out *specs.Spec

@@ -79,7 +79,7 @@ func (b *specBuilder) ownMounts() ([]specs.Mount, error) {
 			out = append(out, specs.Mount{Type: "bind", Source: b.volumes[n], Destination: path.Clean(m.ContainerPath), Options: o})
 			continue
 		}
-		src, err := hostPath(m.HostPath)
+		src, err := b.sources.find(m.HostPath)
 		if err != nil {
 			return nil, err
 		}

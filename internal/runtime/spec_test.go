@@ -24,7 +24,7 @@ func builder(t *testing.T, change func(*SandboxSpec, *ContainerSpec, *ImageConfi
 	if change != nil {
 		change(&sb, &c, &img)
 	}
-	return &specBuilder{
+	return &specBuilder{sources: &sources{},
 		sandbox:   SandboxStatus{ID: "sb", Spec: sb, NetNS: "/n", IPC: "/i", UTS: "/u", CgroupPath: "/berth/poda"},
 		container: ContainerStatus{ID: "c", Spec: c, CgroupPath: "/berth/poda/c"},
 		image:     Image{Config: img}, who: identity{uid: 5, gid: 6, groups: []uint32{6}, home: "/home/x"},
