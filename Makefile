@@ -17,7 +17,7 @@ DEPGUARD    := github.com/OpenPeeDeeP/depguard/v2/cmd/depguard@v2.3.0
 .PHONY: build run test unit e2e containerd conformance conformance-containerd conformance-cri conformance-cri-more conformance-cri-more-containerd conformance-oci conformance-kubelet kubelet lint bench bench-peers install man clean tools busybox crictl
 
 build: ## static binaries in bin/
-	$(GOBUILD) -o bin/ ./cmd/berth
+	$(GOBUILD) -tags nri_no_wasm -o bin/ ./cmd/berth # plugins are processes here, no WebAssembly
 	$(GOBUILD) -tags no_grpc -o bin/ ./cmd/containerd-shim-berth-v1 # ttrpc alone: half the size
 	$(GOBUILD) -o bin/ ./cmd/berth-oci
 
