@@ -84,7 +84,18 @@ func (a *app) printStats(id string, c *engine.Container) error {
 	if err != nil {
 		return err
 	}
-	return json.NewEncoder(a.Out).Encode(event{Type: "stats", ID: id, Data: newStats(s)})
+	out := newStats(s)
+	pages, err := c.Cgroup().HugePages()
+	if err != nil {
+		return err
+	}
+	for size, p := range pages {
+		if out.Hugetlb == nil {
+			out.Hugetlb = map[string]hugePages{}
+		}
+		out.Hugetlb[size] = hugePages{Usage: p.Usage, Max: p.Peak, Failcnt: p.FailCount}
+	}
+	return json.NewEncoder(a.Out).Encode(event{Type: "stats", ID: id, Data: out})
 }
 
 // stats has the fields of runc's "data" that are known here: times in nanoseconds, sizes in bytes.
@@ -118,6 +129,13 @@ type stats struct {
 		Ops   []blkioEntry `json:"ioServicedRecursive,omitempty"`
 		PSI   *pressure    `json:"psi,omitempty"`
 	} `json:"blkio"`
+	Hugetlb map[string]hugePages `json:"hugetlb,omitempty"`
+}
+
+type hugePages struct {
+	Usage   uint64 `json:"usage,omitempty"`
+	Max     uint64 `json:"max,omitempty"`
+	Failcnt uint64 `json:"failcnt"`
 }
 
 type memoryEntry struct {

@@ -158,6 +158,9 @@ func TestApplyHugepages(t *testing.T) {
 	if got := content(t, path); got != "4194304" {
 		t.Errorf("limit is %s", got)
 	}
+	if pages, err := g.HugePages(); err != nil || pages["2MB"].Limit != 4<<20 || pages["2MB"].Usage != 0 {
+		t.Errorf("counters %+v, %v", pages, err)
+	}
 	r.HugepageLimits[0].Pagesize = "3XB"
 	if err := g.Apply(r); !errors.Is(err, ErrUnsupported) {
 		t.Errorf("a page size that is none: %v", err)

@@ -216,6 +216,20 @@ func TestStatsV2(t *testing.T) {
 	}
 }
 
+func TestRDMAV2(t *testing.T) {
+	hs, root := fakeV2(t, "rdma", "berth/c")
+	os.WriteFile(filepath.Join(root, "berth/c/rdma.current"), []byte("mlx4_0 hca_handle=1 hca_object=20\nbad\n"), 0o644)
+	os.WriteFile(filepath.Join(root, "berth/c/rdma.max"), []byte("mlx4_0 hca_handle=2 hca_object=max\n"), 0o644)
+	g, _ := hs.Load("berth/c")
+	devices, err := g.RDMA()
+	if want := (RDMADevice{Handles: 1, Objects: 20, HandleLimit: 2, ObjectLimit: Unlimited}); err != nil || len(devices) != 1 || devices["mlx4_0"] != want {
+		t.Errorf("%+v, %v", devices, err)
+	}
+	if pages, err := g.HugePages(); pages != nil || err != nil {
+		t.Errorf("huge pages without the controller: %v, %v", pages, err)
+	}
+}
+
 func FuzzCgroupMounts(f *testing.F) {
 	f.Add([]byte("31 30 0:27 / /sys/fs/cgroup/unified rw,nosuid shared:10 - cgroup2 cgroup2 rw\n"))
 	f.Add([]byte("34 30 0:32 /d /m rw - cgroup cgroup rw,memory\n35 30 0:32 / /sys rw - cgroup cgroup rw,memory\n"))
