@@ -73,13 +73,13 @@ func (d *daemon) checkUserNamespace(t *testing.T, id, volume string, root uint32
 	if err := syscall.Stat(filepath.Join("/proc", pidOf(st)), &info); err != nil || info.Uid != root {
 		t.Errorf("on the host the process belongs to %d: %v", info.Uid, err)
 	}
-	for script, want := range map[string]string{
-		"busybox stat -c %u:%g /etc/hosts /etc/resolv.conf /dev/shm /bin/busybox": map[bool]string{false: "0:0\n0:0\n0:0\n0:0"}[host],
-		"echo x > /dev/shm/x && echo x > /etc/new && echo x > /v/x && echo ok":    "ok",
-		"busybox stat -c %u /v/x": "0",
+	for _, c := range []struct{ script, want string }{ // the last looks at what the one before has made
+		{"busybox stat -c %u:%g /etc/hosts /etc/resolv.conf /dev/shm /bin/busybox", map[bool]string{false: "0:0\n0:0\n0:0\n0:0"}[host]},
+		{"echo x > /dev/shm/x && echo x > /etc/new && echo x > /v/x && echo ok", "ok"},
+		{"busybox stat -c %u /v/x", "0"},
 	} {
-		if got := d.exec(t, id, script); want != "" && got != want {
-			t.Errorf("%s: %q", script, got)
+		if got := d.exec(t, id, c.script); c.want != "" && got != c.want {
+			t.Errorf("%s: %q", c.script, got)
 		}
 	}
 	if err := syscall.Stat(filepath.Join(volume, "x"), &info); err != nil || info.Uid != 0 {
