@@ -34,11 +34,13 @@ type Container struct {
 	filter *seccomp.Filter
 	// twoSteps: the child was born twice, so it is in its cgroup and namespaces already (see secondStep).
 	twoSteps bool
-	hooked   bool // a hook was run, so poststop hooks are owed
-	deleted  bool
-	rdt      *rdt // nil: none
-	scopes   Scopes
-	log      *slog.Logger
+	// shared: it lives in its creator's mount namespace.
+	shared  bool
+	hooked  bool // a hook was run, so poststop hooks are owed
+	deleted bool
+	rdt     *rdt // nil: none
+	scopes  Scopes
+	log     *slog.Logger
 }
 
 // launcher is the sealed first program, one for the whole process: it is a constant of the binary.
@@ -88,13 +90,17 @@ func create(ctx context.Context, o CreateOptions) (_ *Container, err error) {
 		return nil, err
 	}
 	c := &Container{spec: o.Spec, group: group, log: o.Log, scopes: o.Scopes, state: State{
-		ID: o.ID, Bundle: o.Bundle, Created: time.Now(), CgroupPath: group.Path(), Files: len(o.Files),
+		ID: o.ID, Bundle: o.Bundle, Created: time.Now(), CgroupPath: group.Path(), Files: len(o.Files), NoKeyring: o.NoKeyring,
 	}}
 	defer func() {
 		if err != nil {
 			c.undo()
 		}
 	}()
+	if c.shared, err = inCallerMounts(o.Spec); err != nil {
+		return nil, err
+	}
+	c.state.Chroot = c.shared || o.NoPivot
 	if c.filter, err = o.Specs.filter(o.Spec.Linux.Seccomp); err != nil {
 		return nil, err
 	}
@@ -167,6 +173,9 @@ func (c *Container) furnish(ctx context.Context, o CreateOptions, root *os.File)
 		return err
 	}
 	u.do("start a session", unix.SYS_SETSID).Tolerate(unix.EPERM)
+	if !o.NoKeyring {
+		u.newKeyring()
+	}
 	u.do("set umask", unix.SYS_UMASK, stage.Int(0)) // modes are as they are asked for
 	u.attachRoot()
 	if err := u.mounts(); err != nil {
@@ -196,7 +205,12 @@ func (c *Container) furnish(ctx context.Context, o CreateOptions, root *os.File)
 		}
 		u.p = &stage.Program{}
 	}
-	u.pivot()
+	if c.shared {
+		if err := u.returnToCaller(); err != nil {
+			return err
+		}
+	}
+	u.pivot(c.state.Chroot)
 	if err := c.stage.Run(ctx, u.p); err != nil {
 		return childError(err)
 	}
@@ -217,7 +231,7 @@ func (c *Container) join(u *setup) error {
 	}
 	u.files = append(u.files, entries...)
 	joinGroup(u.p, entries)
-	joined, err := joinNamespaces(u.p, c.spec)
+	joined, err := c.joinNamespaces(u.p)
 	u.files = append(u.files, joined...)
 	if err != nil {
 		return err

@@ -7,7 +7,8 @@
 //
 // What it promises:
 //   - Nothing of a container's file systems is mounted in the host's mount namespace: they are made
-//     detached and live and die with the container's processes.
+//     detached and live and die with the container's processes. That holds for a container that lives in the host's
+//     mount namespace, too.
 //   - Every path that an image or a container can influence is resolved by openat2 below the container's
 //     root, and used by descriptor.
 //   - A field of the spec that it does not do is an error that names it.

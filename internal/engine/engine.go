@@ -50,6 +50,8 @@ type CreateOptions struct {
 	// NoPivot leaves the host's root filesystem mounted below the container's and changes the root
 	// directory only: for a host that runs from an initramfs, which can't be pivoted.
 	NoPivot bool
+	// NoKeyring leaves the container its creator's session keyring.
+	NoKeyring bool
 	// Scopes, if any, makes the container's cgroup.
 	Scopes Scopes
 	// Log is told of failures that change nothing: those of poststop hooks. nil: nobody is.
@@ -98,4 +100,7 @@ type State struct {
 	Started    bool      `json:"started"`         // false: created, still waiting for Start
 	Paused     bool      `json:"paused,omitempty"`
 	Files      int       `json:"files,omitempty"` // how many of CreateOptions.Files the program gets
+	// Chroot: the first process's root is not that of its mount namespace, for it has none of its own or did not pivot.
+	Chroot    bool `json:"chroot,omitempty"`
+	NoKeyring bool `json:"noKeyring,omitempty"` // it shares its creator's session keyring
 }

@@ -113,8 +113,19 @@ func (c *Container) enter(ctx context.Context, s *stage.Stage, process *specs.Pr
 		}
 	}
 	p.Do("join the container's namespaces", unix.SYS_SETNS, p.File(c.init.pidfd), stage.Int(flags))
+	if c.state.Chroot {
+		root, err := c.openRoot()
+		if err != nil {
+			return err
+		}
+		defer root.Close()
+		changeRoot(p, root)
+	}
 	if inUserNamespace(c.spec) {
 		namespaceRoot(p)
+	}
+	if !c.state.NoKeyring {
+		joinKeyring(p, c.state.ID)
 	}
 	if process.Terminal {
 		master, err := s.NewCell()

@@ -48,6 +48,14 @@ func twoSteps(s *specs.Spec) bool {
 	return inUserNamespace(s) || ok && t.Path == ""
 }
 
+// buildFlags is CLONE_NEWNS for a container that only builds its root filesystem in a mount namespace of its own.
+func (c *Container) buildFlags() uintptr {
+	if c.shared {
+		return unix.CLONE_NEWNS
+	}
+	return 0
+}
+
 // launch starts the child in its new namespaces.
 func (c *Container) launch(ctx context.Context, o CreateOptions) error {
 	defer trace.Start(ctx, "engine.clone")()
@@ -57,6 +65,9 @@ func (c *Container) launch(ctx context.Context, o CreateOptions) error {
 	}
 	c.twoSteps = twoSteps(o.Spec)
 	a := stage.Attr{Stdin: o.Stdio.In, Stdout: o.Stdio.Out, Stderr: o.Stdio.Err, Extra: o.Files}
+	if !c.twoSteps {
+		a.Cloneflags = c.buildFlags()
+	}
 	var joinPID *os.File
 	for _, ns := range o.Spec.Linux.Namespaces {
 		switch {
@@ -123,12 +134,12 @@ func (c *Container) secondStep(ctx context.Context, o CreateOptions) error {
 	}
 	files = append(files, entries...)
 	joinGroup(p, entries)
-	joined, err := joinNamespaces(p, o.Spec)
+	joined, err := c.joinNamespaces(p)
 	files = append(files, joined...)
 	if err != nil {
 		return err
 	}
-	flags := uintptr(0)
+	flags := c.buildFlags()
 	for _, ns := range o.Spec.Linux.Namespaces {
 		switch {
 		case ns.Path != "":
@@ -182,10 +193,10 @@ func namespaceRoot(p *stage.Program) {
 
 // joinNamespaces adds the joining of all namespaces with a path but the pid namespace, which a
 // child is born in. The user namespace comes last: in it, the child may not join the others any more.
-func joinNamespaces(p *stage.Program, s *specs.Spec) (files []*os.File, err error) {
+func (c *Container) joinNamespaces(p *stage.Program) (files []*os.File, err error) {
 	var user *os.File
-	for _, ns := range s.Linux.Namespaces {
-		if ns.Path == "" || ns.Type == specs.PIDNamespace {
+	for _, ns := range c.spec.Linux.Namespaces {
+		if ns.Path == "" || ns.Type == specs.PIDNamespace || ns.Type == specs.MountNamespace && c.shared {
 			continue
 		}
 		f, err := openNamespace(ns)

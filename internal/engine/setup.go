@@ -124,10 +124,10 @@ func (u *setup) identity() {
 }
 
 // pivot makes the root filesystem the only one that the child sees.
-func (u *setup) pivot() {
+func (u *setup) pivot(chroot bool) {
 	p := u.p
 	u.do("enter root filesystem", unix.SYS_FCHDIR, u.rootCell.Value())
-	if u.o.NoPivot {
+	if chroot {
 		u.do("chroot", unix.SYS_CHROOT, p.String("."))
 	} else {
 		u.do("pivot_root", unix.SYS_PIVOT_ROOT, p.String("."), p.String("."))

@@ -28,7 +28,7 @@ func validate(o CreateOptions) error {
 		return err
 	}
 	for _, err := range []error{
-		otherSystems(s), validateHooks(s.Hooks), validateDomains(s.Linux), validateRDT(s.Linux.IntelRdt), validateNetDevices(s),
+		otherSystems(s), validateCallerMounts(s), validateHooks(s.Hooks), validateDomains(s.Linux), validateRDT(s.Linux.IntelRdt), validateNetDevices(s),
 	} {
 		if err != nil {
 			return err
@@ -121,9 +121,6 @@ func validateNamespaces(s *specs.Spec) error {
 			return fmt.Errorf("linux.namespaces: %s is there twice", ns.Type)
 		}
 		seen[ns.Type] = ns
-	}
-	if _, ok := seen[specs.MountNamespace]; !ok {
-		return errors.New("linux.namespaces: a mount namespace is needed: without one all mounts would be the host's")
 	}
 	if err := validateMaps(s.Linux, seen); err != nil {
 		return err

@@ -29,8 +29,8 @@ const notes = `
   that the Go runtime has raised, delete wants an error for a created container, which runc deletes.
 - runc 1.5 gives up on most programs: the seccomp profile that runtime-tools' configuration carries is older than
   statx(2), which runc calls after it has loaded the filter. It is older than close_range(2), too; Berth calls that before.
-- linux_ns_itype wants a container without a mount namespace. runc then mounts on the host, and leaves it there; Berth
-  refuses such a container, since nothing of it is ever mounted on the host ([why](decisions/0008-no-host-mounts.md)).`
+- linux_ns_itype wants a container without a mount namespace. runc then mounts on the host, and leaves it there; with Berth
+  nothing of it is mounted on the host ([how](decisions/0008-no-host-mounts.md)).`
 
 func writeTable(path string, runtimes []runtime, results map[string]map[string]result) error {
 	var b strings.Builder

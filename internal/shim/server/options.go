@@ -65,6 +65,8 @@ func genericOptions(raw []byte, rec *record) error {
 			runc.BinaryName = value
 		case "SystemdCgroup":
 			runc.SystemdCgroup = value == "true"
+		case "NoNewKeyring":
+			runc.NoNewKeyring = value == "true"
 		case "NoPivotRoot":
 			runc.NoPivotRoot = value == "true"
 		case "IoUid":
@@ -77,7 +79,7 @@ func genericOptions(raw []byte, rec *record) error {
 }
 
 // runcOptions takes what makes sense without runc. The rest is refused where the caller would miss it: the shim's cgroup
-// was the business of the `start` command, a keyring is never made, and the directories of runc and CRIU are nobody's.
+// was the business of the `start` command, and the directories of runc and CRIU are nobody's.
 func runcOptions(o *runcoptions.Options, rec *record) error {
 	if o.BinaryName != "" {
 		return fmt.Errorf("options: BinaryName %q: this shim runs containers itself and calls no OCI runtime: %w", o.BinaryName, errdefs.ErrInvalidArgument)
@@ -85,7 +87,7 @@ func runcOptions(o *runcoptions.Options, rec *record) error {
 	if o.SystemdCgroup {
 		return fmt.Errorf("options: SystemdCgroup: this shim makes cgroups by itself, not through systemd: %w", errdefs.ErrInvalidArgument)
 	}
-	rec.NoPivot = o.NoPivotRoot
+	rec.NoPivot, rec.NoKeyring = o.NoPivotRoot, o.NoNewKeyring
 	rec.Stdio.UID, rec.Stdio.GID = int(o.IoUid), int(o.IoGid)
 	return nil
 }

@@ -26,6 +26,7 @@ type record struct {
 	Cgroup    string             `json:"cgroup,omitempty"`
 	Stdio     stdioSpec          `json:"stdio"`
 	NoPivot   bool               `json:"noPivot,omitempty"`
+	NoKeyring bool               `json:"noKeyring,omitempty"`
 	Engine    engine.State       `json:"engine"`
 	StartedAt time.Time          `json:"startedAt,omitzero"`
 	Exit      *engine.ExitStatus `json:"exit,omitempty"`
@@ -147,7 +148,7 @@ func (t *task) create(ctx context.Context, rootfs []engine.Mount) (err error) {
 		return err
 	}
 	c, err := t.s.cfg.Engine.Create(ctx, engine.CreateOptions{
-		ID: t.rec.ID, Bundle: t.rec.Bundle, Spec: t.spec, Rootfs: rootfs, Stdio: stdio.files(), NoPivot: t.rec.NoPivot,
+		ID: t.rec.ID, Bundle: t.rec.Bundle, Spec: t.spec, Rootfs: rootfs, Stdio: stdio.files(), NoPivot: t.rec.NoPivot, NoKeyring: t.rec.NoKeyring,
 	})
 	stdio.close()
 	if err != nil {
