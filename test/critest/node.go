@@ -11,6 +11,10 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
 // node is a berth node of this program's own.
@@ -63,8 +67,33 @@ func (n *node) command(args ...string) *exec.Cmd {
 func (n *node) socket() string   { return filepath.Join(n.dir, "run", "cri.sock") }
 func (n *node) endpoint() string { return "unix://" + n.socket() }
 
+// removePods removes what specs that failed in the middle have left: pods run on without a node.
+func (n *node) removePods() error {
+	conn, err := grpc.NewClient("unix://"+n.socket(), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	cri := runtimeapi.NewRuntimeServiceClient(conn)
+	list, err := cri.ListPodSandbox(ctx, &runtimeapi.ListPodSandboxRequest{})
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, sb := range list.Items {
+		_, err := cri.RemovePodSandbox(ctx, &runtimeapi.RemovePodSandboxRequest{PodSandboxId: sb.Id})
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
 // stop ends the node and looks for what it left. If tell is set, the end of its log is shown.
 func (n *node) stop(tell bool) error {
+	if err := n.removePods(); err != nil {
+		fmt.Println("pods are left:", err)
+	}
 	out, ferr := n.command("fsck").CombinedOutput()
 	if ferr != nil {
 		ferr = fmt.Errorf("berth fsck: %w: %s", ferr, out)
