@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	v1 "k8s.io/api/core/v1"
+
 	"github.com/11f9778f/berth/internal/node"
 )
 
@@ -259,6 +261,7 @@ func TestShimKilled(t *testing.T) {
 	m.node()
 	m.must("run", "-d", m.file("kept.yaml", pod("kept", "terminationGracePeriodSeconds: 1\nrestartPolicy: Never", container("app", "demo", "show", "--wait", "1h", "--exit", "33"), container("talk", "demo", "serve", "--listen=:80"))))
 	before := m.running("kept", 2)
+	m.eventually("app is ready for a signal", func() bool { return strings.Contains(m.berth("logs", "kept", "-c", "app").stdout, "pid=") })
 	old := m.shims()
 	if len(old) == 0 {
 		t.Fatal("no shim is running")
@@ -287,14 +290,19 @@ func TestShimKilled(t *testing.T) {
 			syscall.Kill(p.pid, syscall.SIGTERM)
 		}
 	}
-	m.eventually("the exit code of an adopted container is known", func() bool {
+	var ended *v1.ContainerStateTerminated
+	m.eventually("the end of an adopted container is known", func() bool {
 		for _, st := range m.pod("kept").Status.ContainerStatuses {
-			if st.Name == "app" && st.State.Terminated != nil {
-				return st.State.Terminated.ExitCode == 33
+			if st.Name == "app" {
+				ended = st.State.Terminated
 			}
 		}
-		return false
+		return ended != nil
 	})
+	if ended.ExitCode != 33 {
+		t.Errorf("an adopted container ended with exit code %d, %s: %s", ended.ExitCode, ended.Reason, ended.Message)
+		t.Log(m.berth("logs", "kept", "-c", "app").stdout)
+	}
 	m.must("rm", "kept")
 	stopNode(m)
 }

@@ -84,10 +84,12 @@ func (c *cli) demoShow() *cobra.Command {
 		Example: "  berth demo show --env HOME --file /etc/hostname --wait 1s --exit 3",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			ctx, stop := o.listen(cmd.Context())
+			defer stop()
 			if err := o.print(c); err != nil {
 				return err
 			}
-			o.stay(cmd.Context())
+			o.stay(ctx)
 			if o.code != 0 {
 				return exited(o.code)
 			}
@@ -111,6 +113,15 @@ type show struct {
 	eat, code   int
 	wait        time.Duration
 	deaf        bool
+}
+
+// listen says what a signal does, before the first line: who reads that line may send one.
+func (o *show) listen(ctx context.Context) (context.Context, func()) {
+	if o.deaf {
+		signal.Ignore(syscall.SIGTERM)
+		return ctx, func() {}
+	}
+	return signal.NotifyContext(ctx, syscall.SIGTERM, os.Interrupt)
 }
 
 func (o *show) print(c *cli) error {
@@ -143,11 +154,8 @@ func (o *show) stay(ctx context.Context) {
 	}
 	switch {
 	case o.deaf:
-		signal.Ignore(syscall.SIGTERM)
 		time.Sleep(o.wait)
 	case o.wait > 0:
-		ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, os.Interrupt)
-		defer stop()
 		select {
 		case <-ctx.Done():
 		case <-time.After(o.wait):
