@@ -211,8 +211,11 @@ func (c *Container) furnish(ctx context.Context, o CreateOptions, root *os.File)
 		}
 	}
 	u.pivot(c.state.Chroot)
+	if o.FindProgram {
+		u.findProgram()
+	}
 	if err := c.stage.Run(ctx, u.p); err != nil {
-		return childError(err)
+		return execError(o.Spec.Process.Args[0], childError(err))
 	}
 	if o.Spec.Process.Terminal {
 		c.init.console, err = stealConsole(c.stage)

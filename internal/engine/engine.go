@@ -50,6 +50,8 @@ type CreateOptions struct {
 	// NoPivot leaves the host's root filesystem mounted below the container's and changes the root
 	// directory only: for a host that runs from an initramfs, which can't be pivoted.
 	NoPivot bool
+	// FindProgram makes a program that is not there an error of Create; else it is one of Start.
+	FindProgram bool
 	// NoKeyring leaves the container its creator's session keyring.
 	NoKeyring bool
 	// Scopes, if any, makes the container's cgroup.

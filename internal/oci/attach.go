@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"strconv"
+	"strings"
 	"syscall"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -50,7 +51,6 @@ func (p processFlags) attach(process *specs.Process, inv Invocation) (_ *attachm
 	}
 	if !process.Terminal {
 		at.stdio = engine.Stdio{In: inv.In, Out: inv.Out, Err: inv.Err}
-		giveAway(process.User, inv.In, inv.Out, inv.Err)
 	}
 	return at, nil
 }
@@ -78,17 +78,40 @@ func preserved(n int) ([]*os.File, error) {
 }
 
 // giveAway makes the process's user the owner of pipes and sockets that are its stdio, so that it can open
-// /dev/stdout. Where that is not allowed the process has to do without.
-func giveAway(user specs.User, files ...*os.File) {
-	for _, f := range files {
+// /dev/stdout. Where that is not allowed the process has to do without. pid is a process of the container: the user is one
+// of its user namespace.
+func giveAway(pid int, user specs.User, stdio engine.Stdio) {
+	uid, ok := hostUser(pid, user.UID)
+	if !ok {
+		return
+	}
+	for _, f := range []*os.File{stdio.In, stdio.Out, stdio.Err} {
+		if f == nil {
+			continue
+		}
 		st, err := f.Stat()
 		if err != nil || st.Mode()&(os.ModeNamedPipe|os.ModeSocket) == 0 {
 			continue
 		}
-		if sys, ok := st.Sys().(*syscall.Stat_t); ok && sys.Uid != user.UID {
-			_ = f.Chown(int(user.UID), -1)
+		if sys, ok := st.Sys().(*syscall.Stat_t); ok && sys.Uid != uid {
+			_ = f.Chown(int(uid), -1)
 		}
 	}
+}
+
+// hostUser translates a number of the user namespace of process pid.
+func hostUser(pid int, uid uint32) (uint32, bool) {
+	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/uid_map")
+	if err != nil {
+		return 0, false
+	}
+	for line := range strings.Lines(string(b)) {
+		var inside, outside, size uint32
+		if _, err := fmt.Sscan(line, &inside, &outside, &size); err == nil && uid >= inside && uid-inside < size {
+			return outside + (uid - inside), true
+		}
+	}
+	return 0, false
 }
 
 // hand sends terminal and pidfd to those who asked for them.

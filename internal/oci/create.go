@@ -95,7 +95,8 @@ func (a *app) prepare(ctx context.Context, m making) (_ *creation, err error) {
 	rec.Rootfs = rootPath(bundle, spec)
 	rec.Engine = engine.State{ID: m.id, Bundle: bundle, CgroupPath: spec.Linux.CgroupsPath}
 	o := engine.CreateOptions{
-		ID: m.id, Bundle: bundle, Spec: spec, Stdio: c.process.stdio, Files: c.process.files, NoPivot: m.noPivot, NoKeyring: m.noKeyring, Log: a.log,
+		ID: m.id, Bundle: bundle, Spec: spec, Stdio: c.process.stdio, Files: c.process.files, NoPivot: m.noPivot, NoKeyring: m.noKeyring,
+		FindProgram: true, Log: a.log,
 	}
 	if a.systemdCgroup {
 		o.Scopes = a.store().scopes
@@ -130,6 +131,7 @@ func (c *creation) hand() error {
 	if err := c.entry.save(); err != nil {
 		return err
 	}
+	giveAway(c.Pid(), c.spec.Process.User, c.process.stdio)
 	return c.process.hand(c.Init())
 }
 

@@ -85,6 +85,12 @@ func (a *app) printStats(id string, c *engine.Container) error {
 		return err
 	}
 	out := newStats(s)
+	cpus, err := c.Cgroup().PerCPU()
+	if err != nil {
+		return err
+	}
+	u := &out.CPU.Usage
+	u.PerCPU, u.PerCPUKernel, u.PerCPUUser = cpus.Usage, cpus.System, cpus.User
 	pages, err := c.Cgroup().HugePages()
 	if err != nil {
 		return err
@@ -102,9 +108,12 @@ func (a *app) printStats(id string, c *engine.Container) error {
 type stats struct {
 	CPU struct {
 		Usage struct {
-			Total  uint64 `json:"total,omitempty"`
-			Kernel uint64 `json:"kernel"`
-			User   uint64 `json:"user"`
+			Total        uint64   `json:"total,omitempty"`
+			PerCPU       []uint64 `json:"percpu,omitempty"`
+			PerCPUKernel []uint64 `json:"percpu_kernel,omitempty"`
+			PerCPUUser   []uint64 `json:"percpu_user,omitempty"`
+			Kernel       uint64   `json:"kernel"`
+			User         uint64   `json:"user"`
 		} `json:"usage"`
 		Throttling struct {
 			Periods   uint64 `json:"periods,omitempty"`

@@ -98,6 +98,7 @@ func (a *app) execute(ctx context.Context, x execution, id string, args []string
 		return 0, err
 	}
 	defer at.close()
+	giveAway(e.rec.Engine.Pid, process.User, at.stdio)
 	c, err := e.adoptWhole(ctx, spec, false)
 	if err != nil {
 		return 0, err
