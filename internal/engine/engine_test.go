@@ -68,7 +68,7 @@ func options(t testing.TB, args ...string) CreateOptions {
 	s.Root.Path = rootfs(t)
 	s.Process.Args = args
 	id := fmt.Sprintf("engine-test-%d-%d", os.Getpid(), serial)
-	s.Linux.CgroupsPath = fmt.Sprintf("/berth-engine-test-%d/%s", os.Getpid(), id)
+	s.Linux.CgroupsPath = cgroupParent() + "/" + id
 	return CreateOptions{ID: id, Bundle: t.TempDir(), Spec: s}
 }
 
