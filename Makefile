@@ -1,5 +1,7 @@
 # Berth. `make run` shows it, `make test` proves it. Everything that is built lands in bin/ and .cache/.
 SHELL       := bash
+# Tests find the CRIU of `make criu` before that of the system.
+export PATH := $(CURDIR)/.cache/criu:$(PATH)
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := build
 
@@ -27,7 +29,7 @@ run: build ## build, run examples/hello.yaml, fetch its page
 	dir=$$(mktemp -d); trap 'rm -rf --one-file-system "$$dir"' EXIT; \
 	bin/berth --root "$$dir/root" --run "$$dir/run" run examples/hello.yaml --check http://127.0.0.1:8080/
 
-test: lint build busybox containerd crictl ## everything: lint, unit, root and end-to-end tests
+test: lint build busybox containerd crictl criu ## everything: lint, unit, root and end-to-end tests
 	go test -p 2 -timeout 20m $$(go list ./... | grep -v /test$$)
 	go test -p 2 -timeout 25m -v -count=1 ./test $(if $(RUN),-run $(RUN))
 	$(MAKE) conformance-cri
@@ -36,10 +38,10 @@ test: lint build busybox containerd crictl ## everything: lint, unit, root and e
 	go run ./test/ocivalidate
 	$(MAKE) test-vm-short
 
-unit: ## the tests beside the code only
+unit: criu ## the tests beside the code only
 	go test -p 2 -timeout 20m $$(go list ./... | grep -v /test$$)
 
-e2e: build busybox crictl ## the end-to-end tests only; RUN=name picks some
+e2e: build busybox crictl criu ## the end-to-end tests only; RUN=name picks some
 	go test -timeout 25m -v -count=1 ./test $(if $(RUN),-run $(RUN))
 
 # Flags of test/critest: make conformance-cri CRITEST="-parallel 4 -websocket -times 5"
@@ -48,7 +50,7 @@ conformance-cri: build ## critest, Kubernetes' conformance suite of the CRI, aga
 
 # What critest never calls. Berth's side is in make test; containerd's is a test of that test.
 CRI_CONFORMANCE := go run ./test/criconformance/run
-conformance-cri-more: build busybox ## events, pod statistics, metrics, streamed lists, updates, contracts, against a node of its own
+conformance-cri-more: build busybox criu ## events, pod statistics, metrics, streamed lists, updates, contracts, against a node of its own
 	$(CRI_CONFORMANCE)
 
 conformance-cri-more-containerd: busybox containerd ## the same against a containerd of its own, with the runc of conformance-oci
@@ -139,6 +141,11 @@ crictl:
 	@[ -x $(TOOLS)/crictl ] || { dir=$$(go mod download -json $(CRITOOLS) | sed -n 's/.*"Dir": "\(.*\)".*/\1/p') && \
 	  CGO_ENABLED=0 GOFLAGS=-buildvcs=false go build -C "$$dir" -trimpath -ldflags "-s -w" -o $(TOOLS)/crictl ./cmd/crictl; } \
 	  || echo "crictl could not be built: its test will be skipped"
+
+.PHONY: criu
+# CRIU 4, for checkpoints: Debian 12's is too old for kernels of today, so Debian 13's is unpacked, with its libraries.
+criu:
+	@test/criu/fetch $(CURDIR)/.cache/criu || echo "CRIU 4 could not be fetched: the tests of checkpoints will be skipped"
 
 KUBELETVERSION := $(shell sed -n 's|.*k8s.io/kubernetes \(v.*\)|\1|p' test/kubelet/go.mod)
 kubelet:

@@ -413,7 +413,7 @@ func (c *crictl) checkpoint(create func(string, int, object) string) {
 	defer c.ok("rm", "--force", id)
 	c.ok("start", id)
 	archive := filepath.Join(c.dir, "checkpoint.tar")
-	r := c.do(nil, "checkpoint", "--export", archive, id)
+	r := c.do(nil, "--timeout", "60s", "checkpoint", "--export", archive, id)
 	c.unimplemented(r)
 	if info, err := os.Stat(archive); r.code != 0 || err != nil || info.Size() == 0 {
 		c.t.Errorf("checkpoint: %+v, %v", r, err)

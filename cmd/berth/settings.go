@@ -117,7 +117,7 @@ func nodeConfig(l *config.Loaded, log *slog.Logger) node.Config {
 		Subnets:   l.Network.Subnets,
 		GroupSize: l.Shims.GroupSize,
 		Downloads: l.Images.Downloads, Unpacks: l.Images.Unpacks,
-		Pinned: l.Images.Pinned, CDIDirs: l.CRI.CDIDirs,
+		Pinned: l.Images.Pinned, CDIDirs: l.CRI.CDIDirs, CRIU: l.Checkpoint.CRIU,
 		NRI: node.NRI{Socket: l.NRI.Socket, Plugins: l.NRI.Plugins, PluginConfig: l.NRI.PluginConfig},
 		Streaming: streaming.Config{
 			Address: l.Streaming.Address, Advertise: l.Streaming.Advertise, IdleTimeout: l.Streaming.IdleTimeout.Duration,

@@ -94,6 +94,7 @@ func (c *checker) paths() {
 		}
 		c.absolute(key, path)
 	}
+	c.absolute("checkpoint.criu", c.l.Checkpoint.CRIU)
 	c.absolute("cri.socket", c.l.CRI.Socket)
 	for key, path := range map[string]string{
 		"nri.socket": c.l.NRI.Socket, "nri.plugins": c.l.NRI.Plugins, "nri.plugin_config": c.l.NRI.PluginConfig,

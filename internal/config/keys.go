@@ -29,7 +29,15 @@ type Config struct {
 	Cgroup   Cgroup             `toml:"cgroup"`
 	NRI      NRI                `toml:"nri"`
 	Metrics  Metrics            `toml:"metrics"`
-	Tracing  Tracing            `toml:"tracing"`
+	// What makes checkpoints of containers.
+	Checkpoint Checkpoint `toml:"checkpoint"`
+	Tracing    Tracing    `toml:"tracing"`
+}
+
+// Checkpoint is what makes checkpoints of containers.
+type Checkpoint struct {
+	// CRIU, version 4 or newer: an absolute path. Empty looks for criu in PATH when one is asked for.
+	CRIU string `toml:"criu"`
 }
 
 // Log is what the daemon says on standard error.

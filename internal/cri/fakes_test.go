@@ -74,6 +74,9 @@ func (shimRoom) CreateSandbox(context.Context, runtime.ShimSandbox) (string, str
 func (shimRoom) RemoveSandbox(context.Context, string) error                     { return nil }
 func (shimRoom) CreateTask(context.Context, runtime.Task) (int, error)           { return 7, nil }
 func (shimRoom) StartTask(context.Context, string) (int, error)                  { return 7, nil }
+func (shimRoom) PauseTask(context.Context, string) error                         { return nil }
+func (shimRoom) ResumeTask(context.Context, string) error                        { return nil }
+func (shimRoom) CheckpointTask(context.Context, string, string, string) error    { return nil }
 func (shimRoom) KillTask(context.Context, string, int) error                     { return nil }
 func (shimRoom) DeleteTask(context.Context, string) error                        { return nil }
 func (shimRoom) UpdateTask(context.Context, string, *specs.LinuxResources) error { return nil }

@@ -53,6 +53,8 @@ type Config struct {
 	Exe string
 	// Pinned are patterns of the images that a kubelet is asked not to collect.
 	Pinned []string
+	// CRIU is the path of the program that writes checkpoints; empty looks in PATH.
+	CRIU string
 	// CDIDirs are the folders with descriptions of CDI devices; none means the standard's.
 	CDIDirs []string
 	// NRI says where plugins come from; the zero value is none.

@@ -126,6 +126,7 @@ func (n *Node) open(ctx context.Context) error {
 		Plugins: plugins,
 		RunDir:  n.cfg.Run, CgroupParent: n.cfg.Names.CgroupParent, Handlers: slices.Sorted(maps.Keys(n.cfg.Handlers)),
 		Images: machine.Images(store), Network: machine.Network(n.network), Shims: machine.Shims(n.shims), Kernel: machine.Kernel{}, LSM: &machine.LSM{}, CDIDirs: n.cfg.CDIDirs,
+		CRIU: n.cfg.CRIU, ScratchDir: filepath.Join(n.cfg.Root, "checkpoints"),
 		Logger: n.cfg.Log,
 	})
 	if err != nil {

@@ -30,10 +30,13 @@ type container struct {
 	actor actor
 	// stopping runs stop, which must not wait for what the actor does.
 	stopping actor
-	create   *operation
-	gauge    gauge
-	rootfs   []engine.Mount
-	loaded   bool // by recovery: a task of it may have been undone
+	// saving makes checkpoints, which take long.
+	saving actor
+	execs  gate
+	create *operation
+	gauge  gauge
+	rootfs []engine.Mount
+	loaded bool // by recovery: a task of it may have been undone
 
 	life      context.Context // ends with the sandbox's, or when the container is told to stop
 	interrupt context.CancelFunc

@@ -43,6 +43,11 @@ func (r *Runtime) ExecSync(ctx context.Context, id string, args []string, timeou
 	if err != nil {
 		return ExecResult{}, err
 	}
+	leave, err := c.execs.enter(ctx)
+	if err != nil {
+		return ExecResult{}, fmt.Errorf("exec in container %s: %w", short(id), err)
+	}
+	defer leave()
 	res, err := shim.ExecSync(ctx, ExecSyncRequest{ContainerID: id, Process: p, Timeout: timeout, Limit: maxExecOutput})
 	if err != nil {
 		return ExecResult{}, fmt.Errorf("exec in container %s: %w", short(id), err)
@@ -60,6 +65,11 @@ func (r *Runtime) Exec(ctx context.Context, id string, args []string, s Streams)
 	if err != nil {
 		return 0, err
 	}
+	leave, err := c.execs.enter(ctx)
+	if err != nil {
+		return 0, fmt.Errorf("exec in container %s: %w", short(id), err)
+	}
+	defer leave()
 	code, err := shim.Exec(ctx, id, "exec-"+newID()[:16], p, s)
 	if err != nil {
 		return 0, fmt.Errorf("exec in container %s: %w", short(id), err)

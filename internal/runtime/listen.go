@@ -118,6 +118,9 @@ func (r *Runtime) reconcileOnce(ctx context.Context, sb *sandbox) error {
 func (c *container) reconcile(t TaskState, known bool) error {
 	switch st := c.get(); {
 	case st.State == ContainerRunning && known && t.Running:
+		if t.Paused {
+			c.unpause()
+		}
 		return nil
 	case st.State == ContainerRunning && known && !t.Created:
 		return c.ended(t.Exit)

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"path"
+	"path/filepath"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -42,6 +43,11 @@ type Config struct {
 	Plugins Plugins
 	// LSM may be nil: then the node is taken to have none.
 	LSM LSM
+	// CRIU is the path of the program that writes checkpoints; empty looks in PATH.
+	CRIU string
+	// ScratchDir is a folder for checkpoints that are being made, as large as the containers' memory. Default
+	// RunDir/checkpoints.
+	ScratchDir string
 	// CDIDirs hold the descriptions of CDI devices. Default /etc/cdi and /var/run/cdi.
 	CDIDirs []string
 
@@ -63,6 +69,9 @@ func (c *Config) setDefaults() error {
 	}
 	if len(c.CDIDirs) == 0 {
 		c.CDIDirs = []string{"/etc/cdi", "/var/run/cdi"}
+	}
+	if c.ScratchDir == "" {
+		c.ScratchDir = filepath.Join(c.RunDir, "checkpoints")
 	}
 	if c.ResolvConf == "" {
 		c.ResolvConf = "/etc/resolv.conf"
@@ -123,6 +132,10 @@ func Open(ctx context.Context, cfg Config) (*Runtime, error) {
 		sandboxes: map[string]*sandbox{}, containers: map[string]*container{}, names: map[string]*sandbox{},
 	}
 	r.debts, r.gauges = newDebts(r), newGauges(cfg.Kernel)
+	if err := r.emptyScratch(); err != nil {
+		end()
+		return nil, err
+	}
 	if err := r.recover(ctx); err != nil {
 		r.Close()
 		return nil, fmt.Errorf("recover runtime state in %s: %w", st.dir, err)

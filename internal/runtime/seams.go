@@ -160,6 +160,7 @@ type TaskState struct {
 	ID      string
 	Pid     int
 	Running bool // the process has been started and has not ended
+	Paused  bool // it runs, and is frozen
 	Created bool // it waits for its start
 	Exit    Exit // if neither
 }
@@ -202,6 +203,12 @@ type Shim interface {
 	KillTask(ctx context.Context, id string, signal int) error
 	// DeleteTask kills what is left and forgets the container. Idempotent: nil for an unknown one.
 	DeleteTask(ctx context.Context, id string) error
+	// PauseTask and ResumeTask are idempotent.
+	PauseTask(ctx context.Context, id string) error
+	ResumeTask(ctx context.Context, id string) error
+	// CheckpointTask has the CRIU at the path criu write a container's processes into the folder dir. The container
+	// stays as it is: running or paused.
+	CheckpointTask(ctx context.Context, id, dir, criu string) error
 	UpdateTask(ctx context.Context, id string, r *specs.LinuxResources) error
 	// Tasks lists a sandbox's containers.
 	Tasks(ctx context.Context, sandboxID string) ([]TaskState, error)

@@ -272,6 +272,11 @@ func (w *world) exit(id string, code int) {
 	}
 }
 
+func (f fakeShim) PauseTask(ctx context.Context, id string) error  { return f.w.touch(ctx, "pause") }
+func (f fakeShim) ResumeTask(ctx context.Context, id string) error { return f.w.touch(ctx, "resume") }
+func (f fakeShim) CheckpointTask(ctx context.Context, _, _, _ string) error {
+	return f.w.touch(ctx, "checkpoint")
+}
 func (f fakeShim) KillTask(ctx context.Context, id string, sig int) error {
 	return f.w.touch(ctx, "kill-task")
 }

@@ -170,6 +170,31 @@ func (s *shim) UpdateTask(ctx context.Context, id string, r *specs.LinuxResource
 	return native(err)
 }
 
+// PauseTask freezes a container.
+func (s *shim) PauseTask(ctx context.Context, id string) error {
+	_, err := s.c.Task().Pause(ctx, &taskv3.PauseRequest{ID: id})
+	return native(err)
+}
+
+// ResumeTask lets it run again.
+func (s *shim) ResumeTask(ctx context.Context, id string) error {
+	_, err := s.c.Task().Resume(ctx, &taskv3.ResumeRequest{ID: id})
+	return native(err)
+}
+
+// CheckpointTask has the shim run CRIU.
+func (s *shim) CheckpointTask(ctx context.Context, id, dir, criu string) error {
+	if s.c.Berth() == nil {
+		return fmt.Errorf("checkpoint: %w: %w", errNotBerth, errdefs.ErrNotImplemented)
+	}
+	opts, err := anyOf(&api.CheckpointOptions{Criu: criu})
+	if err != nil {
+		return err
+	}
+	_, err = s.c.Task().Checkpoint(ctx, &taskv3.CheckpointTaskRequest{ID: id, Path: dir, Options: opts})
+	return native(err)
+}
+
 // Tasks lists the sandbox's containers.
 func (s *shim) Tasks(ctx context.Context, sandboxID string) ([]runtime.TaskState, error) {
 	b := s.c.Berth()
@@ -186,7 +211,7 @@ func (s *shim) Tasks(ctx context.Context, sandboxID string) ([]runtime.TaskState
 			continue
 		}
 		out = append(out, runtime.TaskState{
-			ID: c.Id, Pid: int(c.Pid), Exit: exitOf(c.Exit),
+			ID: c.Id, Pid: int(c.Pid), Exit: exitOf(c.Exit), Paused: c.Status == api.Status_STATUS_PAUSED,
 			Created: c.Status == api.Status_STATUS_CREATED,
 			Running: c.Status == api.Status_STATUS_RUNNING || c.Status == api.Status_STATUS_PAUSED,
 		})

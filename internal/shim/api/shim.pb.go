@@ -668,6 +668,53 @@ func (x *CreateOptions) GetStdinOnce() bool {
 	return false
 }
 
+// CheckpointOptions may be given as the options of Task.Checkpoint, which leaves CRIU's images of a running
+// or paused container in the folder that it names, and the container as it was.
+type CheckpointOptions struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// criu is the absolute path of a CRIU of version 4 or newer; "" is the one in the shim's PATH.
+	Criu          string `protobuf:"bytes,1,opt,name=criu,proto3" json:"criu,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CheckpointOptions) Reset() {
+	*x = CheckpointOptions{}
+	mi := &file_shim_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CheckpointOptions) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CheckpointOptions) ProtoMessage() {}
+
+func (x *CheckpointOptions) ProtoReflect() protoreflect.Message {
+	mi := &file_shim_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CheckpointOptions.ProtoReflect.Descriptor instead.
+func (*CheckpointOptions) Descriptor() ([]byte, []int) {
+	return file_shim_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *CheckpointOptions) GetCriu() string {
+	if x != nil {
+		return x.Criu
+	}
+	return ""
+}
+
 // SandboxOptions may be given as the options of Sandbox.CreateSandbox.
 type SandboxOptions struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -686,7 +733,7 @@ type SandboxOptions struct {
 
 func (x *SandboxOptions) Reset() {
 	*x = SandboxOptions{}
-	mi := &file_shim_proto_msgTypes[8]
+	mi := &file_shim_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -698,7 +745,7 @@ func (x *SandboxOptions) String() string {
 func (*SandboxOptions) ProtoMessage() {}
 
 func (x *SandboxOptions) ProtoReflect() protoreflect.Message {
-	mi := &file_shim_proto_msgTypes[8]
+	mi := &file_shim_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -711,7 +758,7 @@ func (x *SandboxOptions) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SandboxOptions.ProtoReflect.Descriptor instead.
 func (*SandboxOptions) Descriptor() ([]byte, []int) {
-	return file_shim_proto_rawDescGZIP(), []int{8}
+	return file_shim_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *SandboxOptions) GetHostname() string {
@@ -758,7 +805,7 @@ type ReopenLogRequest struct {
 
 func (x *ReopenLogRequest) Reset() {
 	*x = ReopenLogRequest{}
-	mi := &file_shim_proto_msgTypes[9]
+	mi := &file_shim_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -770,7 +817,7 @@ func (x *ReopenLogRequest) String() string {
 func (*ReopenLogRequest) ProtoMessage() {}
 
 func (x *ReopenLogRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_shim_proto_msgTypes[9]
+	mi := &file_shim_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -783,7 +830,7 @@ func (x *ReopenLogRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReopenLogRequest.ProtoReflect.Descriptor instead.
 func (*ReopenLogRequest) Descriptor() ([]byte, []int) {
-	return file_shim_proto_rawDescGZIP(), []int{9}
+	return file_shim_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ReopenLogRequest) GetId() string {
@@ -809,7 +856,7 @@ type ExecSyncRequest struct {
 
 func (x *ExecSyncRequest) Reset() {
 	*x = ExecSyncRequest{}
-	mi := &file_shim_proto_msgTypes[10]
+	mi := &file_shim_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -821,7 +868,7 @@ func (x *ExecSyncRequest) String() string {
 func (*ExecSyncRequest) ProtoMessage() {}
 
 func (x *ExecSyncRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_shim_proto_msgTypes[10]
+	mi := &file_shim_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -834,7 +881,7 @@ func (x *ExecSyncRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecSyncRequest.ProtoReflect.Descriptor instead.
 func (*ExecSyncRequest) Descriptor() ([]byte, []int) {
-	return file_shim_proto_rawDescGZIP(), []int{10}
+	return file_shim_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ExecSyncRequest) GetId() string {
@@ -884,7 +931,7 @@ type ExecSyncResponse struct {
 
 func (x *ExecSyncResponse) Reset() {
 	*x = ExecSyncResponse{}
-	mi := &file_shim_proto_msgTypes[11]
+	mi := &file_shim_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -896,7 +943,7 @@ func (x *ExecSyncResponse) String() string {
 func (*ExecSyncResponse) ProtoMessage() {}
 
 func (x *ExecSyncResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_shim_proto_msgTypes[11]
+	mi := &file_shim_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -909,7 +956,7 @@ func (x *ExecSyncResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecSyncResponse.ProtoReflect.Descriptor instead.
 func (*ExecSyncResponse) Descriptor() ([]byte, []int) {
-	return file_shim_proto_rawDescGZIP(), []int{11}
+	return file_shim_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ExecSyncResponse) GetStdout() []byte {
@@ -978,7 +1025,7 @@ type ExecRequest struct {
 
 func (x *ExecRequest) Reset() {
 	*x = ExecRequest{}
-	mi := &file_shim_proto_msgTypes[12]
+	mi := &file_shim_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -990,7 +1037,7 @@ func (x *ExecRequest) String() string {
 func (*ExecRequest) ProtoMessage() {}
 
 func (x *ExecRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_shim_proto_msgTypes[12]
+	mi := &file_shim_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1003,7 +1050,7 @@ func (x *ExecRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecRequest.ProtoReflect.Descriptor instead.
 func (*ExecRequest) Descriptor() ([]byte, []int) {
-	return file_shim_proto_rawDescGZIP(), []int{12}
+	return file_shim_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ExecRequest) GetId() string {
@@ -1060,7 +1107,7 @@ type AttachRequest struct {
 
 func (x *AttachRequest) Reset() {
 	*x = AttachRequest{}
-	mi := &file_shim_proto_msgTypes[13]
+	mi := &file_shim_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1072,7 +1119,7 @@ func (x *AttachRequest) String() string {
 func (*AttachRequest) ProtoMessage() {}
 
 func (x *AttachRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_shim_proto_msgTypes[13]
+	mi := &file_shim_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1085,7 +1132,7 @@ func (x *AttachRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachRequest.ProtoReflect.Descriptor instead.
 func (*AttachRequest) Descriptor() ([]byte, []int) {
-	return file_shim_proto_rawDescGZIP(), []int{13}
+	return file_shim_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *AttachRequest) GetId() string {
@@ -1140,7 +1187,7 @@ type StreamResponse struct {
 
 func (x *StreamResponse) Reset() {
 	*x = StreamResponse{}
-	mi := &file_shim_proto_msgTypes[14]
+	mi := &file_shim_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1152,7 +1199,7 @@ func (x *StreamResponse) String() string {
 func (*StreamResponse) ProtoMessage() {}
 
 func (x *StreamResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_shim_proto_msgTypes[14]
+	mi := &file_shim_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1165,7 +1212,7 @@ func (x *StreamResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamResponse.ProtoReflect.Descriptor instead.
 func (*StreamResponse) Descriptor() ([]byte, []int) {
-	return file_shim_proto_rawDescGZIP(), []int{14}
+	return file_shim_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *StreamResponse) GetAddress() string {
@@ -1192,7 +1239,7 @@ type StatsRequest struct {
 
 func (x *StatsRequest) Reset() {
 	*x = StatsRequest{}
-	mi := &file_shim_proto_msgTypes[15]
+	mi := &file_shim_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1204,7 +1251,7 @@ func (x *StatsRequest) String() string {
 func (*StatsRequest) ProtoMessage() {}
 
 func (x *StatsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_shim_proto_msgTypes[15]
+	mi := &file_shim_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1217,7 +1264,7 @@ func (x *StatsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatsRequest.ProtoReflect.Descriptor instead.
 func (*StatsRequest) Descriptor() ([]byte, []int) {
-	return file_shim_proto_rawDescGZIP(), []int{15}
+	return file_shim_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *StatsRequest) GetIds() []string {
@@ -1236,7 +1283,7 @@ type StatsResponse struct {
 
 func (x *StatsResponse) Reset() {
 	*x = StatsResponse{}
-	mi := &file_shim_proto_msgTypes[16]
+	mi := &file_shim_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1248,7 +1295,7 @@ func (x *StatsResponse) String() string {
 func (*StatsResponse) ProtoMessage() {}
 
 func (x *StatsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_shim_proto_msgTypes[16]
+	mi := &file_shim_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1261,7 +1308,7 @@ func (x *StatsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatsResponse.ProtoReflect.Descriptor instead.
 func (*StatsResponse) Descriptor() ([]byte, []int) {
-	return file_shim_proto_rawDescGZIP(), []int{16}
+	return file_shim_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *StatsResponse) GetContainers() []*ContainerStats {
@@ -1301,7 +1348,7 @@ type ContainerStats struct {
 
 func (x *ContainerStats) Reset() {
 	*x = ContainerStats{}
-	mi := &file_shim_proto_msgTypes[17]
+	mi := &file_shim_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1313,7 +1360,7 @@ func (x *ContainerStats) String() string {
 func (*ContainerStats) ProtoMessage() {}
 
 func (x *ContainerStats) ProtoReflect() protoreflect.Message {
-	mi := &file_shim_proto_msgTypes[17]
+	mi := &file_shim_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1326,7 +1373,7 @@ func (x *ContainerStats) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContainerStats.ProtoReflect.Descriptor instead.
 func (*ContainerStats) Descriptor() ([]byte, []int) {
-	return file_shim_proto_rawDescGZIP(), []int{17}
+	return file_shim_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ContainerStats) GetId() string {
@@ -1478,7 +1525,7 @@ type TraceRequest struct {
 
 func (x *TraceRequest) Reset() {
 	*x = TraceRequest{}
-	mi := &file_shim_proto_msgTypes[18]
+	mi := &file_shim_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1490,7 +1537,7 @@ func (x *TraceRequest) String() string {
 func (*TraceRequest) ProtoMessage() {}
 
 func (x *TraceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_shim_proto_msgTypes[18]
+	mi := &file_shim_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1503,7 +1550,7 @@ func (x *TraceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TraceRequest.ProtoReflect.Descriptor instead.
 func (*TraceRequest) Descriptor() ([]byte, []int) {
-	return file_shim_proto_rawDescGZIP(), []int{18}
+	return file_shim_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *TraceRequest) GetId() string {
@@ -1522,7 +1569,7 @@ type TraceResponse struct {
 
 func (x *TraceResponse) Reset() {
 	*x = TraceResponse{}
-	mi := &file_shim_proto_msgTypes[19]
+	mi := &file_shim_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1534,7 +1581,7 @@ func (x *TraceResponse) String() string {
 func (*TraceResponse) ProtoMessage() {}
 
 func (x *TraceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_shim_proto_msgTypes[19]
+	mi := &file_shim_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1547,7 +1594,7 @@ func (x *TraceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TraceResponse.ProtoReflect.Descriptor instead.
 func (*TraceResponse) Descriptor() ([]byte, []int) {
-	return file_shim_proto_rawDescGZIP(), []int{19}
+	return file_shim_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *TraceResponse) GetSpans() []*Span {
@@ -1569,7 +1616,7 @@ type Span struct {
 
 func (x *Span) Reset() {
 	*x = Span{}
-	mi := &file_shim_proto_msgTypes[20]
+	mi := &file_shim_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1581,7 +1628,7 @@ func (x *Span) String() string {
 func (*Span) ProtoMessage() {}
 
 func (x *Span) ProtoReflect() protoreflect.Message {
-	mi := &file_shim_proto_msgTypes[20]
+	mi := &file_shim_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1594,7 +1641,7 @@ func (x *Span) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Span.ProtoReflect.Descriptor instead.
 func (*Span) Descriptor() ([]byte, []int) {
-	return file_shim_proto_rawDescGZIP(), []int{20}
+	return file_shim_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Span) GetName() string {
@@ -1678,7 +1725,9 @@ const file_shim_proto_rawDesc = "" +
 	"\n" +
 	"sandbox_id\x18\x01 \x01(\tR\tsandboxId\x12\x1d\n" +
 	"\n" +
-	"stdin_once\x18\x02 \x01(\bR\tstdinOnce\"\x89\x02\n" +
+	"stdin_once\x18\x02 \x01(\bR\tstdinOnce\"'\n" +
+	"\x11CheckpointOptions\x12\x12\n" +
+	"\x04criu\x18\x01 \x01(\tR\x04criu\"\x89\x02\n" +
 	"\x0eSandboxOptions\x12\x1a\n" +
 	"\bhostname\x18\x01 \x01(\tR\bhostname\x12D\n" +
 	"\asysctls\x18\x02 \x03(\v2*.berth.shim.v1.SandboxOptions.SysctlsEntryR\asysctls\x12\x19\n" +
@@ -1792,7 +1841,7 @@ func file_shim_proto_rawDescGZIP() []byte {
 }
 
 var file_shim_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_shim_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
+var file_shim_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
 var file_shim_proto_goTypes = []any{
 	(Status)(0),                   // 0: berth.shim.v1.Status
 	(*HelloRequest)(nil),          // 1: berth.shim.v1.HelloRequest
@@ -1803,54 +1852,55 @@ var file_shim_proto_goTypes = []any{
 	(*Exit)(nil),                  // 6: berth.shim.v1.Exit
 	(*Container)(nil),             // 7: berth.shim.v1.Container
 	(*CreateOptions)(nil),         // 8: berth.shim.v1.CreateOptions
-	(*SandboxOptions)(nil),        // 9: berth.shim.v1.SandboxOptions
-	(*ReopenLogRequest)(nil),      // 10: berth.shim.v1.ReopenLogRequest
-	(*ExecSyncRequest)(nil),       // 11: berth.shim.v1.ExecSyncRequest
-	(*ExecSyncResponse)(nil),      // 12: berth.shim.v1.ExecSyncResponse
-	(*ExecRequest)(nil),           // 13: berth.shim.v1.ExecRequest
-	(*AttachRequest)(nil),         // 14: berth.shim.v1.AttachRequest
-	(*StreamResponse)(nil),        // 15: berth.shim.v1.StreamResponse
-	(*StatsRequest)(nil),          // 16: berth.shim.v1.StatsRequest
-	(*StatsResponse)(nil),         // 17: berth.shim.v1.StatsResponse
-	(*ContainerStats)(nil),        // 18: berth.shim.v1.ContainerStats
-	(*TraceRequest)(nil),          // 19: berth.shim.v1.TraceRequest
-	(*TraceResponse)(nil),         // 20: berth.shim.v1.TraceResponse
-	(*Span)(nil),                  // 21: berth.shim.v1.Span
-	nil,                           // 22: berth.shim.v1.SandboxOptions.SysctlsEntry
-	(*timestamppb.Timestamp)(nil), // 23: google.protobuf.Timestamp
-	(*emptypb.Empty)(nil),         // 24: google.protobuf.Empty
+	(*CheckpointOptions)(nil),     // 9: berth.shim.v1.CheckpointOptions
+	(*SandboxOptions)(nil),        // 10: berth.shim.v1.SandboxOptions
+	(*ReopenLogRequest)(nil),      // 11: berth.shim.v1.ReopenLogRequest
+	(*ExecSyncRequest)(nil),       // 12: berth.shim.v1.ExecSyncRequest
+	(*ExecSyncResponse)(nil),      // 13: berth.shim.v1.ExecSyncResponse
+	(*ExecRequest)(nil),           // 14: berth.shim.v1.ExecRequest
+	(*AttachRequest)(nil),         // 15: berth.shim.v1.AttachRequest
+	(*StreamResponse)(nil),        // 16: berth.shim.v1.StreamResponse
+	(*StatsRequest)(nil),          // 17: berth.shim.v1.StatsRequest
+	(*StatsResponse)(nil),         // 18: berth.shim.v1.StatsResponse
+	(*ContainerStats)(nil),        // 19: berth.shim.v1.ContainerStats
+	(*TraceRequest)(nil),          // 20: berth.shim.v1.TraceRequest
+	(*TraceResponse)(nil),         // 21: berth.shim.v1.TraceResponse
+	(*Span)(nil),                  // 22: berth.shim.v1.Span
+	nil,                           // 23: berth.shim.v1.SandboxOptions.SysctlsEntry
+	(*timestamppb.Timestamp)(nil), // 24: google.protobuf.Timestamp
+	(*emptypb.Empty)(nil),         // 25: google.protobuf.Empty
 }
 var file_shim_proto_depIdxs = []int32{
 	5,  // 0: berth.shim.v1.ListResponse.sandboxes:type_name -> berth.shim.v1.Sandbox
 	7,  // 1: berth.shim.v1.ListResponse.containers:type_name -> berth.shim.v1.Container
-	23, // 2: berth.shim.v1.Sandbox.created_at:type_name -> google.protobuf.Timestamp
-	23, // 3: berth.shim.v1.Sandbox.exited_at:type_name -> google.protobuf.Timestamp
-	23, // 4: berth.shim.v1.Exit.at:type_name -> google.protobuf.Timestamp
+	24, // 2: berth.shim.v1.Sandbox.created_at:type_name -> google.protobuf.Timestamp
+	24, // 3: berth.shim.v1.Sandbox.exited_at:type_name -> google.protobuf.Timestamp
+	24, // 4: berth.shim.v1.Exit.at:type_name -> google.protobuf.Timestamp
 	0,  // 5: berth.shim.v1.Container.status:type_name -> berth.shim.v1.Status
 	6,  // 6: berth.shim.v1.Container.exit:type_name -> berth.shim.v1.Exit
-	23, // 7: berth.shim.v1.Container.created_at:type_name -> google.protobuf.Timestamp
-	23, // 8: berth.shim.v1.Container.started_at:type_name -> google.protobuf.Timestamp
-	22, // 9: berth.shim.v1.SandboxOptions.sysctls:type_name -> berth.shim.v1.SandboxOptions.SysctlsEntry
+	24, // 7: berth.shim.v1.Container.created_at:type_name -> google.protobuf.Timestamp
+	24, // 8: berth.shim.v1.Container.started_at:type_name -> google.protobuf.Timestamp
+	23, // 9: berth.shim.v1.SandboxOptions.sysctls:type_name -> berth.shim.v1.SandboxOptions.SysctlsEntry
 	6,  // 10: berth.shim.v1.ExecSyncResponse.exit:type_name -> berth.shim.v1.Exit
-	18, // 11: berth.shim.v1.StatsResponse.containers:type_name -> berth.shim.v1.ContainerStats
-	23, // 12: berth.shim.v1.ContainerStats.at:type_name -> google.protobuf.Timestamp
-	21, // 13: berth.shim.v1.TraceResponse.spans:type_name -> berth.shim.v1.Span
+	19, // 11: berth.shim.v1.StatsResponse.containers:type_name -> berth.shim.v1.ContainerStats
+	24, // 12: berth.shim.v1.ContainerStats.at:type_name -> google.protobuf.Timestamp
+	22, // 13: berth.shim.v1.TraceResponse.spans:type_name -> berth.shim.v1.Span
 	1,  // 14: berth.shim.v1.Shim.Hello:input_type -> berth.shim.v1.HelloRequest
 	3,  // 15: berth.shim.v1.Shim.List:input_type -> berth.shim.v1.ListRequest
-	10, // 16: berth.shim.v1.Shim.ReopenLog:input_type -> berth.shim.v1.ReopenLogRequest
-	11, // 17: berth.shim.v1.Shim.ExecSync:input_type -> berth.shim.v1.ExecSyncRequest
-	13, // 18: berth.shim.v1.Shim.Exec:input_type -> berth.shim.v1.ExecRequest
-	14, // 19: berth.shim.v1.Shim.Attach:input_type -> berth.shim.v1.AttachRequest
-	16, // 20: berth.shim.v1.Shim.Stats:input_type -> berth.shim.v1.StatsRequest
-	19, // 21: berth.shim.v1.Shim.Trace:input_type -> berth.shim.v1.TraceRequest
+	11, // 16: berth.shim.v1.Shim.ReopenLog:input_type -> berth.shim.v1.ReopenLogRequest
+	12, // 17: berth.shim.v1.Shim.ExecSync:input_type -> berth.shim.v1.ExecSyncRequest
+	14, // 18: berth.shim.v1.Shim.Exec:input_type -> berth.shim.v1.ExecRequest
+	15, // 19: berth.shim.v1.Shim.Attach:input_type -> berth.shim.v1.AttachRequest
+	17, // 20: berth.shim.v1.Shim.Stats:input_type -> berth.shim.v1.StatsRequest
+	20, // 21: berth.shim.v1.Shim.Trace:input_type -> berth.shim.v1.TraceRequest
 	2,  // 22: berth.shim.v1.Shim.Hello:output_type -> berth.shim.v1.HelloResponse
 	4,  // 23: berth.shim.v1.Shim.List:output_type -> berth.shim.v1.ListResponse
-	24, // 24: berth.shim.v1.Shim.ReopenLog:output_type -> google.protobuf.Empty
-	12, // 25: berth.shim.v1.Shim.ExecSync:output_type -> berth.shim.v1.ExecSyncResponse
-	15, // 26: berth.shim.v1.Shim.Exec:output_type -> berth.shim.v1.StreamResponse
-	15, // 27: berth.shim.v1.Shim.Attach:output_type -> berth.shim.v1.StreamResponse
-	17, // 28: berth.shim.v1.Shim.Stats:output_type -> berth.shim.v1.StatsResponse
-	20, // 29: berth.shim.v1.Shim.Trace:output_type -> berth.shim.v1.TraceResponse
+	25, // 24: berth.shim.v1.Shim.ReopenLog:output_type -> google.protobuf.Empty
+	13, // 25: berth.shim.v1.Shim.ExecSync:output_type -> berth.shim.v1.ExecSyncResponse
+	16, // 26: berth.shim.v1.Shim.Exec:output_type -> berth.shim.v1.StreamResponse
+	16, // 27: berth.shim.v1.Shim.Attach:output_type -> berth.shim.v1.StreamResponse
+	18, // 28: berth.shim.v1.Shim.Stats:output_type -> berth.shim.v1.StatsResponse
+	21, // 29: berth.shim.v1.Shim.Trace:output_type -> berth.shim.v1.TraceResponse
 	22, // [22:30] is the sub-list for method output_type
 	14, // [14:22] is the sub-list for method input_type
 	14, // [14:14] is the sub-list for extension type_name
@@ -1869,7 +1919,7 @@ func file_shim_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_shim_proto_rawDesc), len(file_shim_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   22,
+			NumMessages:   23,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -319,7 +319,7 @@ func TestPauseStatsPids(t *testing.T) {
 	if err != nil || len(tr.Spans) < 4 {
 		t.Errorf("%v, %v", tr, err)
 	}
-	if _, err := s.Task().Checkpoint(b.ctx(), &taskv3.CheckpointTaskRequest{ID: "c1"}); !errors.Is(err, errdefs.ErrNotImplemented) {
+	if _, err := s.Task().Checkpoint(b.ctx(), &taskv3.CheckpointTaskRequest{ID: "c1", Path: "relative"}); !errors.Is(err, errdefs.ErrInvalidArgument) {
 		t.Errorf("checkpoint: %v", err)
 	}
 	b.remove(s, "c1")

@@ -13,6 +13,7 @@ import (
 	"github.com/containerd/ttrpc"
 
 	"github.com/11f9778f/berth/internal/engine/cgroup"
+	"github.com/11f9778f/berth/internal/engine/criu"
 )
 
 // translate gives every error of a call its gRPC code, and keeps a fault in one call from ending the group.
@@ -45,6 +46,7 @@ func classify(err error) error {
 		{os.ErrProcessDone, errdefs.ErrNotFound},
 		{fs.ErrPermission, errdefs.ErrPermissionDenied},
 		{cgroup.ErrUnsupported, errdefs.ErrNotImplemented},
+		{criu.ErrUnsupported, errdefs.ErrFailedPrecondition},
 		{os.ErrInvalid, errdefs.ErrFailedPrecondition},
 	} {
 		if errors.Is(err, c.is) {

@@ -302,7 +302,7 @@ func (v taskService) freeze(ctx context.Context, id string, pause bool) (*emptyp
 	}
 	if pause {
 		err = c.Pause(ctx)
-	} else {
+	} else if err = untraced(ctx, c.Init().Pid()); err == nil {
 		err = c.Resume(ctx)
 	}
 	if err != nil {
@@ -314,11 +314,6 @@ func (v taskService) freeze(ctx context.Context, id string, pause bool) (*emptyp
 		v.s.events.publish("/tasks/resumed", &events.TaskResumed{ContainerID: id})
 	}
 	return &emptypb.Empty{}, t.setPaused(pause)
-}
-
-// Checkpoint is not possible yet.
-func (v taskService) Checkpoint(ctx context.Context, r *taskv3.CheckpointTaskRequest) (*emptypb.Empty, error) {
-	return nil, fmt.Errorf("checkpoint container %s: this shim can't take checkpoints: %w", r.ID, errdefs.ErrNotImplemented)
 }
 
 // ResizePty sets the size of a process's terminal.
