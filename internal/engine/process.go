@@ -94,8 +94,8 @@ func (p *Process) watch() {
 }
 
 func (p *Process) reap(fd int) (ended bool) {
-	var info waitInfo
-	err := waitid(fd, &info, unix.WEXITED|unix.WNOHANG)
+	var info sys.ChildInfo
+	err := sys.Waitid(unix.P_PIDFD, fd, &info, unix.WEXITED|unix.WNOHANG)
 	switch {
 	case errors.Is(err, unix.EAGAIN), errors.Is(err, unix.EINTR):
 		return false
@@ -104,10 +104,10 @@ func (p *Process) reap(fd int) (ended bool) {
 	case err != nil:
 		p.status = unknownExit(err.Error())
 		return true
-	case info.pid == 0:
+	case info.Pid == 0:
 		return false
 	}
-	p.status = exitStatus(info.code == cldExited, int(info.status))
+	p.status = exitStatus(info.Code == sys.ChildExited, int(info.Status))
 	return true
 }
 

@@ -2,7 +2,6 @@ package sys
 
 import (
 	"bytes"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
@@ -54,14 +53,14 @@ func SignalPidFD(pidfd *os.File, sig unix.Signal) error {
 // subreaper whose own children are waited for by their pidfds: it finds each ended child without reaping it
 // first (WNOWAIT). ok is false when the next ended child is a known one, or none has ended.
 func ReapOrphan(known func(pid int) bool) (pid int, ok bool, err error) {
-	var info unix.Siginfo
-	if err := unix.Waitid(unix.P_ALL, 0, &info, unix.WEXITED|unix.WNOHANG|unix.WNOWAIT, nil); err != nil {
+	var info ChildInfo
+	if err := Waitid(unix.P_ALL, 0, &info, unix.WEXITED|unix.WNOHANG|unix.WNOWAIT); err != nil {
 		if err == unix.ECHILD {
 			return 0, false, nil
 		}
 		return 0, false, fmt.Errorf("waitid: %w", err)
 	}
-	pid = siginfoPid(&info)
+	pid = int(info.Pid)
 	if pid == 0 || known(pid) {
 		return pid, false, nil
 	}
@@ -71,10 +70,23 @@ func ReapOrphan(known func(pid int) bool) (pid int, ok bool, err error) {
 	return pid, true, nil
 }
 
-// siginfoPid reads si_pid, which follows three ints and, on 64-bit machines, four bytes of padding.
-func siginfoPid(info *unix.Siginfo) int {
-	raw := (*[unsafe.Sizeof(unix.Siginfo{})]byte)(unsafe.Pointer(info))
-	return int(int32(binary.NativeEndian.Uint32(raw[12+unsafe.Sizeof(uintptr(0))-4:])))
+// ChildInfo is siginfo_t as waitid(2) fills it, on a 64-bit machine. Pid is 0 where no child has changed.
+type ChildInfo struct {
+	_      [2]int32
+	Code   int32 // ChildExited, or how a signal ended it
+	_      int32
+	Pid    int32
+	_      uint32
+	Status int32 // the exit code or the signal
+	_      [100]byte
+}
+
+// ChildExited is CLD_EXITED: the child ended by itself.
+const ChildExited = 1
+
+// Waitid is waitid(2); what it returns is the errno.
+func Waitid(idType, id int, info *ChildInfo, options int) error {
+	return unix.Waitid(idType, id, (*unix.Siginfo)(unsafe.Pointer(info)), options, nil)
 }
 
 // ErrNoExit tells that a process has not ended, or that nobody knows any more how it did.
