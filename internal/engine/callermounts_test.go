@@ -43,17 +43,7 @@ func TestCallersMountNamespace(t *testing.T) {
 				specs.Mount{Destination: "/tmp", Type: "tmpfs", Source: "tmpfs"},
 				specs.Mount{Destination: "/vol", Type: "bind", Source: vol, Options: []string{"rbind", "ro"}})
 			os.Mkdir(filepath.Join(o.Spec.Root.Path, "vol"), 0o755)
-			r, w, err := os.Pipe()
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer r.Close()
-			o.Stdio.Out, o.Stdio.Err = w, w
-			c := newContainer(t, o)
-			w.Close()
-			if err := c.Start(context.Background()); err != nil {
-				t.Fatal(err)
-			}
+			c, r := begin(t, o)
 			want := own + "\n1\nbound\nread-only\n0\nx\n"
 			var out bytes.Buffer
 			r.SetReadDeadline(time.Now().Add(20 * time.Second))

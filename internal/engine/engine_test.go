@@ -92,20 +92,27 @@ func newContainer(t testing.TB, o CreateOptions) *Container {
 	return c
 }
 
-// run runs a container to its end and returns its output.
-func run(t testing.TB, o CreateOptions) (string, ExitStatus) {
+// begin starts a container whose output r reads.
+func begin(t testing.TB, o CreateOptions) (c *Container, r *os.File) {
 	t.Helper()
 	r, w, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer r.Close()
+	t.Cleanup(func() { r.Close() })
 	o.Stdio.Out, o.Stdio.Err = w, w
-	c := newContainer(t, o)
+	c = newContainer(t, o)
 	w.Close()
 	if err := c.Start(context.Background()); err != nil {
 		t.Fatal(err)
 	}
+	return c, r
+}
+
+// run runs a container to its end and returns its output.
+func run(t testing.TB, o CreateOptions) (string, ExitStatus) {
+	t.Helper()
+	c, r := begin(t, o)
 	return finish(t, c.Init(), r)
 }
 

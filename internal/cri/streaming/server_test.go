@@ -104,6 +104,18 @@ func TestExecBySPDY(t *testing.T) {
 	}
 }
 
+// onTerminal is what a program says on a terminal that changes its size and types nothing.
+func onTerminal(t *testing.T, ex remotecommand.Executor) string {
+	t.Helper()
+	in, hold := io.Pipe()
+	defer hold.Close()
+	var out bytes.Buffer
+	if err := ex.StreamWithContext(t.Context(), remotecommand.StreamOptions{Stdin: in, Stdout: &out, Tty: true, TerminalSizeQueue: &queue{}}); err != nil {
+		t.Errorf("%q, %v", out.String(), err)
+	}
+	return out.String()
+}
+
 func TestTerminalSizes(t *testing.T) {
 	s := listen(t, Config{}, fake{exec: func(_ context.Context, _ string, _ []string, s Streams) error {
 		for z := range s.Resize {
@@ -119,12 +131,8 @@ func TestTerminalSizes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	in, hold := io.Pipe()
-	defer hold.Close()
-	var out bytes.Buffer
-	err = ex.StreamWithContext(t.Context(), remotecommand.StreamOptions{Stdin: in, Stdout: &out, Tty: true, TerminalSizeQueue: &queue{}})
-	if err != nil || out.String() != "1x2;2x3;3x4;" {
-		t.Errorf("%q, %v", out.String(), err)
+	if out := onTerminal(t, ex); out != "1x2;2x3;3x4;" {
+		t.Errorf("%q", out)
 	}
 }
 
@@ -211,12 +219,8 @@ func TestAttachByNewWebSocket(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	in, hold := io.Pipe()
-	defer hold.Close()
-	var out bytes.Buffer
-	err = ex.StreamWithContext(t.Context(), remotecommand.StreamOptions{Stdin: in, Stdout: &out, Tty: true, TerminalSizeQueue: &queue{}})
-	if err != nil || out.String() != "c 1x2" {
-		t.Errorf("%q, %v", out.String(), err)
+	if out := onTerminal(t, ex); out != "c 1x2" {
+		t.Errorf("%q", out)
 	}
 }
 

@@ -139,20 +139,7 @@ func TestMetrics(t *testing.T) {
 
 // A relay gives up what nobody reads, and loses nothing of what somebody does.
 func TestRelay(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "fifo")
-	if err := syscall.Mkfifo(path, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	to, err := openOutlet(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	r, w, err := sys.Pipe(0, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	relay := newRelay(r, to)
-	relay.run()
+	relay, w, path := relayToFifo(t)
 	if _, err := w.Write(make([]byte, 60<<10+2)); err != nil {
 		t.Fatal(err)
 	}
@@ -176,8 +163,10 @@ func TestRelay(t *testing.T) {
 	relay.finish(time.Now())
 }
 
-func TestRelayWithoutReader(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "fifo")
+// relayToFifo starts a relay from what is written to w to the named pipe at path.
+func relayToFifo(t *testing.T) (r *relay, w *os.File, path string) {
+	t.Helper()
+	path = filepath.Join(t.TempDir(), "fifo")
 	if err := syscall.Mkfifo(path, 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -185,12 +174,17 @@ func TestRelayWithoutReader(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r, w, err := sys.Pipe(0, 0)
+	from, w, err := sys.Pipe(0, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	relay := newRelay(r, to)
-	relay.run()
+	r = newRelay(from, to)
+	r.run()
+	return r, w, path
+}
+
+func TestRelayWithoutReader(t *testing.T) {
+	relay, w, _ := relayToFifo(t)
 	go w.Write(make([]byte, 200<<10)) // ends with EPIPE
 	time.Sleep(50 * time.Millisecond)
 	relay.finish(time.Now().Add(100 * time.Millisecond))
