@@ -158,7 +158,7 @@ func (s *server) logs(w http.ResponseWriter, r *http.Request) {
 	if o.Follow {
 		// The header goes out with the first line, or at once if that takes long.
 		timer := time.AfterFunc(50*time.Millisecond, out.flush)
-		defer timer.Stop()
+		defer func() { timer.Stop(); out.end() }()
 	}
 	err = s.node.Logs(r.Context(), r.PathValue("namespace"), r.PathValue("name"), r.PathValue("container"), o, out, out)
 	if err != nil && r.Context().Err() == nil {
@@ -210,6 +210,7 @@ type stream struct {
 	w     http.ResponseWriter
 	c     *http.ResponseController
 	begun bool
+	ended bool // w is the server's again
 }
 
 func newStream(w http.ResponseWriter) *stream {
@@ -233,8 +234,18 @@ func (s *stream) Write(p []byte) (int, error) {
 func (s *stream) flush() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.ended {
+		return
+	}
 	s.begun = true
 	_ = s.c.Flush() // a broken connection shows at the next write
+}
+
+// end makes a flush that comes late do nothing.
+func (s *stream) end() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.ended = true
 }
 
 // fail answers an error if nothing was answered yet, and breaks the connection off otherwise, so that the
