@@ -31,7 +31,7 @@ run: build ## build, run examples/hello.yaml, fetch its page
 
 test: lint build busybox containerd crictl criu ## everything: lint, unit, root and end-to-end tests
 	go test -p 2 -timeout 20m $$(go list ./... | grep -v /test$$)
-	go test -p 2 -timeout 25m -v -count=1 ./test $(if $(RUN),-run $(RUN))
+	go test -timeout 25m -v -count=1 -failfast ./test $(if $(RUN),-run $(RUN))
 	$(MAKE) conformance-cri
 	$(MAKE) conformance-cri CRITEST="-parallel 4 -websocket"
 	$(MAKE) conformance-cri-more

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"os"
@@ -12,14 +13,17 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
+
+	"github.com/11f9778f/berth/internal/node"
 )
 
 // patience is how long a test waits for what must come. It is no verdict on speed.
-const patience = 60 * time.Second
+const patience = 3 * time.Minute
 
 // machine is a node of a test's own: a root and a run directory that nobody else uses.
 type machine struct {
@@ -53,17 +57,45 @@ func newMachine(t *testing.T) *machine {
 // dismantle ends what a failed test left, tells of it, and removes the folders.
 func (m *machine) dismantle() {
 	if m.t.Failed() {
-		if b, err := os.ReadFile(filepath.Join(m.root, "node.log")); err == nil {
-			m.t.Logf("node.log:\n%s", tail(string(b), 80))
-		}
+		m.autopsy()
 	}
 	left := m.settled()
-	if len(left) > 0 {
+	if n := len(left); n > 0 {
+		if n > 20 {
+			left = append(left[:20], fmt.Sprintf("and %d more", n-20))
+		}
 		m.t.Errorf("left behind:\n  %s", strings.Join(left, "\n  "))
 		m.sweep()
 	}
 	if err := os.RemoveAll(m.dir); err != nil {
 		m.t.Errorf("remove the test's folder: %v", err)
+	}
+}
+
+// autopsy tells of a failed test what the node and the shims said, and of those that live what all of their
+// goroutines are at: in a file if $BERTH_TEST_AUTOPSY names a folder, else the end of it in the test's own output.
+func (m *machine) autopsy() {
+	for pid, what := range m.processes(node.NamesFor(m.run).CgroupParent) {
+		if strings.Contains(what, "containerd-shim-berth") || strings.Contains(what, " node") || strings.Contains(what, " cri") {
+			syscall.Kill(pid, syscall.SIGQUIT)
+		}
+	}
+	time.Sleep(500 * time.Millisecond)
+	logs, _ := filepath.Glob(filepath.Join(m.run, "shims", "*", "shim.log"))
+	containers, _ := filepath.Glob(filepath.Join(m.root, "logs", "pods", "*", "*", "*.log"))
+	for _, path := range append(append(logs, containers...), filepath.Join(m.root, "node.log")) {
+		b, err := os.ReadFile(path)
+		if err != nil {
+			continue
+		}
+		if dir := os.Getenv("BERTH_TEST_AUTOPSY"); dir != "" {
+			name := m.t.Name() + strings.ReplaceAll(path, "/", "_")
+			if err := os.WriteFile(filepath.Join(dir, strings.ReplaceAll(name, "/", "_")), b, 0o644); err != nil {
+				m.t.Log(err)
+			}
+			continue
+		}
+		m.t.Logf("%s:\n%s", path, tail(string(b), 20))
 	}
 }
 
