@@ -15,6 +15,8 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/spf13/cobra"
+
 	"github.com/11f9778f/berth/internal/kubelet/api"
 	"github.com/11f9778f/berth/internal/node"
 )
@@ -51,6 +53,21 @@ func (c *cli) connect(ctx context.Context) (h *handle, ok bool, err error) {
 	}
 	h, err = c.ensureNode(ctx)
 	return h, err == nil, err
+}
+
+// completing returns the node that is running, to complete a word with what it has. The folders are not
+// settled yet: completion has a root command of its own.
+func (c *cli) completing(cmd *cobra.Command) (*handle, bool) {
+	l, err := c.load(cmd, folders)
+	if err != nil {
+		return nil, false
+	}
+	c.root, c.run = l.Root, l.Run
+	if !answers(c.nodeSocket()) {
+		return nil, false
+	}
+	h, err := c.ensureNode(cmd.Context())
+	return h, err == nil
 }
 
 // mustConnect is connect for verbs that make no sense without a node.

@@ -20,7 +20,7 @@ func (c *cli) imageCommand() *cobra.Command {
 		Example: "  berth image pull docker.io/library/busybox:1.36\n  berth image import busybox.tar\n" +
 			"  berth image ls\n  berth image rm busybox:1.36",
 	}
-	cmd.AddCommand(c.imageLs("ls"), c.imagePull(), c.imageImport(), c.imageRm(), c.imageInspect())
+	cmd.AddCommand(c.imageLs("ls"), c.imagePull(), c.imageImport(), c.imageRm(), c.imageInspect(), c.imageExplain())
 	return cmd
 }
 

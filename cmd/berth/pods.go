@@ -74,11 +74,8 @@ func pickContainer(pod *v1.Pod, want string) (string, error) {
 
 // completePods completes the names of pods, and after them nothing.
 func (c *cli) completePods(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
-	if !answers(c.nodeSocket()) {
-		return nil, cobra.ShellCompDirectiveNoFileComp
-	}
-	h, err := c.ensureNode(cmd.Context())
-	if err != nil {
+	h, ok := c.completing(cmd)
+	if !ok {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
 	defer h.Close()
@@ -97,11 +94,11 @@ func (c *cli) completePods(cmd *cobra.Command, args []string, _ string) ([]strin
 
 // completeContainers completes -c for the pod that the first argument names.
 func (c *cli) completeContainers(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
-	if len(args) == 0 || !answers(c.nodeSocket()) {
+	if len(args) == 0 {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
-	h, err := c.ensureNode(cmd.Context())
-	if err != nil {
+	h, ok := c.completing(cmd)
+	if !ok {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
 	defer h.Close()

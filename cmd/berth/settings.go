@@ -13,6 +13,7 @@ import (
 
 	"github.com/11f9778f/berth/internal/config"
 	"github.com/11f9778f/berth/internal/cri/streaming"
+	"github.com/11f9778f/berth/internal/image"
 	"github.com/11f9778f/berth/internal/node"
 	"github.com/11f9778f/berth/internal/shim/client"
 )
@@ -133,7 +134,9 @@ func nodeConfig(l *config.Loaded, log *slog.Logger) node.Config {
 }
 
 func tunable(l *config.Loaded) node.Tunable {
-	t := node.Tunable{PlainHTTP: l.Images.PlainHTTP, KeepForRetry: l.Images.KeepForRetry.Duration, Handlers: map[string]client.Handler{}}
+	t := node.Tunable{Handlers: map[string]client.Handler{}, Tunable: image.Tunable{
+		PlainHTTP: l.Images.PlainHTTP, RegistryDirs: l.Images.RegistryDirs, KeepForRetry: l.Images.KeepForRetry.Duration,
+	}}
 	for name, h := range l.Handlers {
 		t.Handlers[name] = client.Handler{Binary: h.Shim, Foreign: filepath.Base(h.Shim) != client.DefaultBinary}
 	}

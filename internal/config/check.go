@@ -180,6 +180,9 @@ func (c *checker) images() {
 	if i.KeepForRetry.Duration < 0 {
 		c.bad("images.keep_for_retry", "it can't be less than nothing")
 	}
+	for _, dir := range i.RegistryDirs {
+		c.absolute("images.registry_dirs", dir)
+	}
 	for _, host := range i.PlainHTTP {
 		if host == "" || strings.ContainsAny(host, "/ \t") {
 			c.bad("images.plain_http", "%q is no host: write it like \"registry.local:5000\"", host)

@@ -103,6 +103,10 @@ type Network struct {
 type Images struct {
 	// Registries ("host" or "host:port") that may be spoken to without TLS. Loopback addresses always may.
 	PlainHTTP []string `toml:"plain_http" reload:"yes"`
+	// Folders like containerd's certs.d: NAME/hosts.toml in them says which mirrors, certificates and headers
+	// the registry NAME ("host", "host_port_", or "_default" for all others) is asked with. The first folder
+	// that knows a registry counts. The files are read at each pull. (docs/images.md)
+	RegistryDirs []string `toml:"registry_dirs" reload:"yes"`
 	// Layers that are fetched at once, over all pulls.
 	Downloads int `toml:"downloads"`
 	// Layers that are unpacked at once, over all pulls. 0 is the number of processors, at least 2.
@@ -155,7 +159,7 @@ func Default() Config {
 		Streaming: Streaming{Address: "127.0.0.1:0", IdleTimeout: Duration{4 * time.Hour}},
 		Shims:     Shims{GroupSize: 32},
 		Handlers:  map[string]Handler{},
-		Images:    Images{Pinned: []string{}, Downloads: 6, KeepForRetry: Duration{10 * time.Minute}},
+		Images:    Images{Pinned: []string{}, RegistryDirs: []string{"/etc/berth/certs.d", "/etc/containerd/certs.d", "/etc/docker/certs.d"}, Downloads: 6, KeepForRetry: Duration{10 * time.Minute}},
 		Tracing:   Tracing{SampleRatio: 1},
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	ispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/11f9778f/berth/internal/image/registry"
 	"github.com/11f9778f/berth/internal/image/unpack"
 )
 
@@ -20,9 +21,8 @@ type Config struct {
 	Log *slog.Logger
 	// Platform is what images are chosen for; nil is this machine's.
 	Platform *ispec.Platform
-	// PlainHTTP are registry hosts ("host" or "host:port") that may be spoken to without TLS.
-	// Loopback addresses always may.
-	PlainHTTP []string
+	// Tunable can be changed while the store is open.
+	Tunable
 	// Keychain finds credentials where a pull brings none; nil is Docker's config.json.
 	Keychain authn.Keychain
 	// Transport is the HTTP transport below authentication and retries; nil is a fresh default.
@@ -37,14 +37,18 @@ type Config struct {
 	Limits unpack.Limits
 	// MaxImport bounds the bytes of an archive given to Import, after decompression; 0 is 128 GiB.
 	MaxImport int64
-	// KeepForRetry is how long the whole layers of a pull that failed on the network (or was
-	// cancelled) stay for its repetition. 0 keeps none.
-	KeepForRetry time.Duration
 }
 
 // Tunable is the part of Config that can be changed while the store is open.
 type Tunable struct {
-	PlainHTTP    []string
+	// PlainHTTP are registry hosts ("host" or "host:port") that may be spoken to without TLS.
+	// Loopback addresses always may.
+	PlainHTTP []string
+	// RegistryDirs are folders like containerd's certs.d, with mirrors and certificates of registries; the
+	// first that knows a registry counts. They are read at each pull.
+	RegistryDirs []string
+	// KeepForRetry is how long the whole layers of a pull that failed on the network (or was
+	// cancelled) stay for its repetition. 0 keeps none.
 	KeepForRetry time.Duration
 }
 
@@ -63,16 +67,8 @@ type Retry struct {
 	Stall time.Duration
 }
 
-// Auth are credentials for one registry, as CRI's AuthConfig has them. They are sent to the registry of
-// the reference only, and not even there when ServerAddress names another host.
-type Auth struct {
-	Username      string
-	Password      string
-	Auth          string // base64 of "username:password"
-	ServerAddress string
-	IdentityToken string
-	RegistryToken string
-}
+// Auth are credentials for one registry, as CRI's AuthConfig has them.
+type Auth = registry.Auth
 
 // PullOptions are the choices of one pull.
 type PullOptions struct {

@@ -2,16 +2,11 @@ package image
 
 import (
 	"context"
-	"encoding/base64"
-	"errors"
 	"fmt"
 	"io"
 	"slices"
-	"strings"
 
 	"github.com/containerd/platforms"
-	"github.com/google/go-containerregistry/pkg/authn"
-	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/opencontainers/go-digest"
 	ispec "github.com/opencontainers/image-spec/specs-go/v1"
 
@@ -118,58 +113,10 @@ func (s *Store) resolve(ctx context.Context, client *registry.Client, ref refere
 }
 
 func (s *Store) client(ref reference.Reference, o PullOptions) (*registry.Client, error) {
-	keychain := s.cfg.Keychain
-	if o.Auth != nil {
-		k, err := o.Auth.keychain(ref.Domain())
-		if err != nil {
-			return nil, err
-		}
-		keychain = k
-	}
 	r := s.cfg.Retry
 	return registry.New(ref, registry.Options{
-		Keychain: keychain, Transport: s.cfg.Transport,
-		PlainHTTP: slices.Concat(s.tunable.Load().PlainHTTP, o.PlainHTTP),
-		Retry:     registry.Retry{Attempts: r.Attempts, Base: r.Base, Max: r.Max, Stall: r.Stall},
+		Auth: o.Auth, Keychain: s.cfg.Keychain, Pool: s.pool,
+		PlainHTTP: slices.Concat(s.tunable.Load().PlainHTTP, o.PlainHTTP), Dirs: s.tunable.Load().RegistryDirs,
+		Retry: registry.Retry{Attempts: r.Attempts, Base: r.Base, Max: r.Max, Stall: r.Stall},
 	})
-}
-
-// fixed is a keychain with one key.
-type fixed struct{ a authn.Authenticator }
-
-// Resolve implements authn.Keychain.
-func (f fixed) Resolve(authn.Resource) (authn.Authenticator, error) { return f.a, nil }
-
-// keychain holds the credentials, or none where they are for another host than domain.
-func (a *Auth) keychain(domain string) (authn.Keychain, error) {
-	if a.ServerAddress != "" && serverHost(a.ServerAddress) != serverHost(domain) {
-		return fixed{authn.Anonymous}, nil
-	}
-	cfg := authn.AuthConfig{Username: a.Username, Password: a.Password, IdentityToken: a.IdentityToken, RegistryToken: a.RegistryToken}
-	if a.Auth != "" && a.Username == "" {
-		b, err := base64.StdEncoding.DecodeString(a.Auth)
-		user, pass, ok := strings.Cut(strings.TrimRight(string(b), "\x00"), ":")
-		if err != nil || !ok {
-			return nil, errors.New(`the credentials are not the base64 form of "user:password"`)
-		}
-		cfg.Username, cfg.Password = user, pass
-	}
-	if cfg == (authn.AuthConfig{}) {
-		return fixed{authn.Anonymous}, nil
-	}
-	return fixed{authn.FromConfig(cfg)}, nil
-}
-
-// serverHost is the host of "https://index.docker.io/v1/" and of "docker.io" alike.
-func serverHost(s string) string {
-	_, rest, ok := strings.Cut(s, "://")
-	if ok {
-		s = rest
-	}
-	s, _, _ = strings.Cut(s, "/")
-	switch s {
-	case "docker.io", "registry-1.docker.io":
-		return name.DefaultRegistry
-	}
-	return s
 }

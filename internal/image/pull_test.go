@@ -76,7 +76,7 @@ func TestRegistryFailsForAWhile(t *testing.T) {
 		},
 	} {
 		t.Run(what, func(t *testing.T) {
-			s := openStore(t, nil)
+			s := openStore(t, func(c *Config) { c.Retry.Max = 5 * time.Second }) // more than the Retry-After
 			var mu sync.Mutex
 			seen := map[string]int{}
 			f.hook = func(w http.ResponseWriter, r *http.Request) bool {

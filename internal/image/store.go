@@ -20,6 +20,7 @@ import (
 	ispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/semaphore"
 
+	"github.com/11f9778f/berth/internal/image/registry"
 	"github.com/11f9778f/berth/internal/sys"
 )
 
@@ -28,13 +29,14 @@ import (
 // Lock order: disk before mu. Under mu there is no system call.
 type Store struct {
 	layout
-	cfg      Config // but for what is in tunable
+	cfg      Config // but for its Tunable
 	tunable  atomic.Pointer[Tunable]
 	log      *slog.Logger
 	platform ispec.Platform
 	boot     string
 	lock     *sys.Folder // images/, locked
 
+	pool               *registry.Pool
 	downloads, unpacks *semaphore.Weighted
 	flights            flights
 
@@ -120,6 +122,7 @@ func newStore(c Config) (*Store, error) {
 		log:       c.Log,
 		platform:  platforms.Normalize(*c.Platform),
 		boot:      bootID(),
+		pool:      registry.NewPool(c.Transport),
 		downloads: semaphore.NewWeighted(int64(c.Downloads)),
 		unpacks:   semaphore.NewWeighted(int64(c.Unpacks)),
 		manifests: map[digest.Digest]*manifest{},
@@ -133,7 +136,7 @@ func newStore(c Config) (*Store, error) {
 		settle:    make(chan struct{}, 1),
 		overlay:   sync.OnceValue(checkOverlay),
 	}
-	s.Tune(Tunable{PlainHTTP: c.PlainHTTP, KeepForRetry: c.KeepForRetry})
+	s.Tune(c.Tunable)
 	if err := s.makeDirs(); err != nil {
 		return nil, s.remedy(err)
 	}
@@ -168,6 +171,7 @@ func (c *Config) setDefaults() {
 	if c.Transport == nil {
 		t := http.DefaultTransport.(*http.Transport).Clone()
 		t.MaxIdleConnsPerHost = 16
+		t.MaxConnsPerHost = 32
 		t.DisableCompression = true // a blob's bytes are its digest
 		c.Transport = t
 	}
@@ -194,9 +198,7 @@ func (s *Store) Close() error {
 	s.gate.calls.Wait()
 	s.workers.Wait()
 	s.dropBlanks()
-	if t, ok := s.cfg.Transport.(*http.Transport); ok {
-		t.CloseIdleConnections()
-	}
+	s.pool.Close()
 	return s.lock.Close()
 }
 

@@ -13,6 +13,7 @@ import (
 //	GET    /node/images                  []image.Image
 //	GET    /node/image?ref=R             image.Image
 //	DELETE /node/image?ref=R
+//	GET    /node/image/explain?ref=R     image.Explanation
 //	POST   /node/images/pull?ref=R       NDJSON of Step
 //	POST   /node/images/import?name=N    body: archive; NDJSON of Step
 //	GET    /node/inventory               []Item

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/11f9778f/berth/internal/cri/streaming"
+	"github.com/11f9778f/berth/internal/image"
 	"github.com/11f9778f/berth/internal/shim/client"
 )
 
@@ -70,10 +71,7 @@ type NRI struct {
 
 // Tunable is the part of Config that a running node can change: see Node.Tune.
 type Tunable struct {
-	// PlainHTTP are registries that may be spoken to without TLS; loopback addresses always may.
-	PlainHTTP []string
-	// KeepForRetry is how long the whole layers of a pull that broke off stay for its repetition.
-	KeepForRetry time.Duration
+	image.Tunable
 	// Handlers are the RuntimeClass handlers beside the node's own, by name.
 	Handlers map[string]client.Handler
 }

@@ -98,8 +98,7 @@ func (n *Node) claim() error {
 // open opens the rooms, the lowest first. What an earlier node left is taken over here.
 func (n *Node) open(ctx context.Context) error {
 	store, err := image.Open(image.Config{
-		Root: n.cfg.Root, PlainHTTP: n.cfg.PlainHTTP, KeepForRetry: n.cfg.KeepForRetry,
-		Downloads: n.cfg.Downloads, Unpacks: n.cfg.Unpacks, Log: n.cfg.Log,
+		Root: n.cfg.Root, Tunable: n.cfg.Tunable.Tunable, Downloads: n.cfg.Downloads, Unpacks: n.cfg.Unpacks, Log: n.cfg.Log,
 	})
 	if err != nil {
 		return err
@@ -160,7 +159,7 @@ func (n *Node) open(ctx context.Context) error {
 
 // Tune changes a node that is ready, for what begins from now on. Pods that run keep what they have.
 func (n *Node) Tune(t Tunable) {
-	n.store.Tune(image.Tunable{PlainHTTP: t.PlainHTTP, KeepForRetry: t.KeepForRetry})
+	n.store.Tune(t.Tunable)
 	n.shims.SetHandlers(t.Handlers)
 	n.runtime.SetHandlers(slices.Sorted(maps.Keys(t.Handlers)))
 }

@@ -1,32 +1,34 @@
 package registry
 
 import (
-	"context"
 	"fmt"
 	"net"
 	"net/http"
 	"net/netip"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
-	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 
 	"github.com/11f9778f/berth/internal/image/reference"
+	"github.com/11f9778f/berth/internal/image/registry/hosts"
 )
 
-// Options are what a Client needs. All fields but PlainHTTP are required.
+// Options are what a Client needs. All fields but Auth, PlainHTTP and Dirs are required.
 type Options struct {
-	// Keychain finds the credentials of the registry.
+	// Auth are the credentials for the registry; nil asks the keychain.
+	Auth *Auth
+	// Keychain finds credentials of mirrors, and of the registry where there is no Auth.
 	Keychain authn.Keychain
-	// Transport is the HTTP transport below everything.
-	Transport http.RoundTripper
+	// Pool is shared with other clients.
+	Pool *Pool
 	// PlainHTTP are the hosts ("host" or "host:port") that may be spoken to without TLS.
 	PlainHTTP []string
-	Retry     Retry
+	// Dirs are folders like containerd's certs.d (package hosts).
+	Dirs  []string
+	Retry Retry
 }
 
 // Retry is how failures are met; all fields are required.
@@ -38,51 +40,39 @@ type Retry struct {
 
 // Client reads from one repository of one registry. Its methods may be called at the same time.
 type Client struct {
-	ref  reference.Reference
-	repo name.Repository
-	o    Options
-
-	mu   sync.Mutex
-	http *http.Client // nil until the registry was met
+	ref   reference.Reference
+	repo  name.Repository
+	o     Options
+	file  string   // what configures the registry's hosts, or ""
+	notes []string // on that file
+	peers []*peer  // in the order in which they are asked; the last is the registry itself
 }
 
-// New makes a client for ref's repository. It does not talk yet.
+// New makes a client for ref's repository. It reads the registry's configuration and does not talk yet.
 func New(ref reference.Reference, o Options) (*Client, error) {
 	c := &Client{ref: ref, o: o}
-	var opts []name.Option
-	if c.plainAllowed(ref.Domain()) {
-		opts = append(opts, name.Insecure)
-	}
-	repo, err := name.NewRepository(ref.Repository(), opts...)
+	repo, err := name.NewRepository(ref.Repository())
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", ref, err)
 	}
 	c.repo = repo
+	found, err := hosts.Find(o.Dirs, ref.Domain())
+	if err != nil {
+		return nil, fmt.Errorf("the configuration of the registry %s: %w", ref.Domain(), err)
+	}
+	c.file, c.notes = found.File, found.Notes
+	for i, h := range found.List {
+		p, err := c.newPeer(h, i == len(found.List)-1)
+		if err != nil {
+			return nil, err
+		}
+		c.peers = append(c.peers, p)
+	}
 	return c, nil
 }
 
 // Host is the registry's name as the user knows it.
 func (c *Client) Host() string { return c.ref.Domain() }
-
-// connect meets the registry: which scheme, which authentication. The first success is kept.
-func (c *Client) connect(ctx context.Context) (*http.Client, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.http != nil {
-		return c.http, nil
-	}
-	auth, err := authn.Resolve(ctx, c.o.Keychain, c.repo)
-	if err != nil {
-		return nil, fmt.Errorf("find the credentials of %s: %w", c.Host(), err)
-	}
-	base := transport.NewUserAgent(&guard{inner: c.o.Transport, allowed: c.plainAllowed}, "berth")
-	rt, err := transport.NewWithContext(ctx, c.repo.Registry, auth, base, []string{c.repo.Scope(transport.PullScope)})
-	if err != nil {
-		return nil, err
-	}
-	c.http = &http.Client{Transport: rt, CheckRedirect: checkRedirect}
-	return c.http, nil
-}
 
 // plainAllowed says whether host may be spoken to without TLS.
 func (c *Client) plainAllowed(host string) bool {
@@ -102,23 +92,6 @@ func hostname(host string) string {
 		return h
 	}
 	return strings.Trim(host, "[]")
-}
-
-// guard is the last round tripper before the wire.
-type guard struct {
-	inner   http.RoundTripper
-	allowed func(host string) bool
-}
-
-// RoundTrip implements http.RoundTripper.
-func (g *guard) RoundTrip(req *http.Request) (*http.Response, error) {
-	if req.URL.Scheme != "https" && !g.allowed(req.URL.Host) {
-		if req.Body != nil {
-			req.Body.Close()
-		}
-		return nil, &plainError{req.URL.Host}
-	}
-	return g.inner.RoundTrip(req)
 }
 
 type plainError struct{ host string }

@@ -25,7 +25,7 @@ func client(t *testing.T, srv *httptest.Server, change func(*Options)) *Client {
 		t.Fatal(err)
 	}
 	o := Options{
-		Keychain: authn.NewMultiKeychain(), Transport: http.DefaultTransport.(*http.Transport).Clone(),
+		Keychain: authn.NewMultiKeychain(), Pool: NewPool(http.DefaultTransport.(*http.Transport).Clone()),
 		Retry: Retry{Attempts: 3, Base: time.Millisecond, Max: 10 * time.Millisecond, Stall: 5 * time.Second},
 	}
 	if change != nil {
@@ -166,7 +166,7 @@ type failing struct{ err error }
 func (f failing) Write([]byte) (int, error) { return 0, f.err }
 
 func TestRetryAfter(t *testing.T) {
-	c := &Client{o: Options{Retry: Retry{Attempts: 3, Base: time.Millisecond, Max: 10 * time.Second}}}
+	c := &peer{c: &Client{o: Options{Retry: Retry{Attempts: 3, Base: time.Millisecond, Max: 10 * time.Second}}}}
 	resp := &http.Response{Header: http.Header{"Retry-After": {"7"}}}
 	if d := c.pause(1, after(resp, errors.New("429"))); d != 7*time.Second {
 		t.Errorf("%v", d)
