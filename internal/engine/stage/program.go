@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"os"
+	"slices"
 
 	"golang.org/x/sys/unix"
 )
@@ -152,31 +153,29 @@ func (p *Program) File(f *os.File) Arg {
 
 const instructionSize = 88
 
-// assemble lays the program out for the child. Data that does not fit into the packet is returned
-// as big, to be mapped at bigAddr by the first instruction.
-func (p *Program) assemble() (batch, big []byte, err error) {
-	ins := append(append([]*Instruction(nil), p.ins...), &Instruction{nr: opEnd})
+// isBig tells that code and data do not fit into one packet.
+func (p *Program) isBig() bool { return instructionSize*(len(p.ins)+2)+len(p.data) > batchSize }
+
+// assemble lays the program out for the child, in room's memory if it suffices. Data that does not fit into the packet
+// is returned as big, to be mapped at bigAddr by the first instruction.
+func (p *Program) assemble(room []byte) (batch, big []byte, err error) {
 	first := 0 // instructions put before the program's own
-	if instructionSize*(len(ins)+1)+len(p.data) > batchSize {
+	if p.isBig() {
 		first = 1
 	}
-	codeLen := instructionSize * (len(ins) + first)
+	codeLen := instructionSize * (first + len(p.ins) + 1)
 	if codeLen > batchSize || len(p.fds) > 253 {
-		return nil, nil, fmt.Errorf("stage: program of %d calls and %d descriptors is too long", len(ins), len(p.fds))
+		return nil, nil, fmt.Errorf("stage: program of %d calls and %d descriptors is too long", len(p.ins)+1, len(p.fds))
 	}
 	base := uint64(batchAddr + codeLen)
-	data := append([]byte(nil), p.data...)
+	b := room[:0]
 	if first == 1 {
 		base = bigAddr
+		b = appendInstruction(b, mapBig(len(p.fds), len(p.data)), base, 0)
+	} else {
+		b = slices.Grow(b, codeLen+len(p.data))
 	}
-	for _, off := range p.ptrs {
-		binary.LittleEndian.PutUint64(data[off:], base+binary.LittleEndian.Uint64(data[off:]))
-	}
-	var b []byte
-	if first == 1 {
-		b = appendInstruction(b, mapBig(len(p.fds), len(data)), base, 0)
-	}
-	for _, i := range ins {
+	for _, i := range p.ins {
 		for _, l := range []*Label{i.onError, i.goTo} {
 			if l != nil && !l.set {
 				return nil, nil, fmt.Errorf("stage: %s: jump to a label that was never set", i.what)
@@ -184,10 +183,22 @@ func (p *Program) assemble() (batch, big []byte, err error) {
 		}
 		b = appendInstruction(b, i, base, first)
 	}
+	b = appendInstruction(b, &Instruction{nr: opEnd}, base, first)
 	if first == 1 {
-		return b, data, nil
+		big = slices.Clone(p.data)
+		p.resolve(big, base)
+		return b, big, nil
 	}
-	return append(b, data...), nil, nil
+	b = append(b, p.data...)
+	p.resolve(b[codeLen:], base)
+	return b, nil, nil
+}
+
+// resolve makes addresses of the offsets in data, which is the program's and begins at base in the child.
+func (p *Program) resolve(data []byte, base uint64) {
+	for _, off := range p.ptrs {
+		binary.LittleEndian.PutUint64(data[off:], base+binary.LittleEndian.Uint64(data[off:]))
+	}
 }
 
 // mapBig maps the descriptor behind the program's own n ones.

@@ -183,11 +183,17 @@ func (s *Stage) pendingHide() (first bool) {
 	return first
 }
 
+// rooms are the memory of packets: a container's start sends some dozens.
+var rooms = sync.Pool{New: func() any { return new([]byte) }}
+
 func (s *Stage) send(p *Program) error {
-	batch, big, err := p.assemble()
+	room := rooms.Get().(*[]byte)
+	defer rooms.Put(room)
+	batch, big, err := p.assemble(*room)
 	if err != nil {
 		return err
 	}
+	*room = batch
 	fds := make([]int, 0, len(p.fds)+1)
 	for _, f := range p.fds {
 		fds = append(fds, int(f.Fd()))
@@ -261,7 +267,7 @@ func (s *Stage) receive(ctx context.Context, p *Program) error {
 	}
 	index := int(binary.LittleEndian.Uint64(b[:])-batchAddr) / instructionSize
 	e := &Error{Index: index, What: "prepare child", Errno: unix.Errno(-result)}
-	if p != nil && instructionSize*(len(p.ins)+2)+len(p.data) > batchSize {
+	if p != nil && p.isBig() {
 		e.Index-- // the mapping of the data comes first
 	}
 	if p != nil && e.Index >= 0 && e.Index < len(p.ins) {

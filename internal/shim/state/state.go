@@ -10,7 +10,6 @@
 package state
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -19,6 +18,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 )
 
@@ -87,11 +87,16 @@ func overwrite(path string, b []byte) (done bool, err error) {
 	if err != nil || st.Size() > pageSize {
 		return false, err
 	}
-	page := bytes.Repeat([]byte{' '}, pageSize)
-	copy(page, b)
-	_, err = f.WriteAt(page, 0)
+	page := pages.Get().(*[pageSize]byte)
+	defer pages.Put(page)
+	for i := copy(page[:], b); i < pageSize; i++ {
+		page[i] = ' '
+	}
+	_, err = f.WriteAt(page[:], 0)
 	return err == nil, err
 }
+
+var pages = sync.Pool{New: func() any { return new([pageSize]byte) }}
 
 // Load reads the file at path into v. A missing one is fs.ErrNotExist.
 func Load(path string, v any) error {
