@@ -138,7 +138,11 @@ func (sb *sandbox) reserveContainer(ctx context.Context, spec ContainerSpec) (*c
 
 // prepare makes the container's snapshot and bundle, or takes all of it back.
 func (c *container) prepare(ctx context.Context) error {
-	err := c.build(ctx)
+	leave, err := c.r.starts.enter(ctx, admitCreate)
+	if err == nil {
+		err = c.build(ctx)
+		leave()
+	}
 	if err == nil {
 		err = c.commit(func(s *ContainerStatus) { s.State = ContainerCreated })
 	}
@@ -312,7 +316,7 @@ func (c *container) start(ctx context.Context) error {
 	if err != nil {
 		return errors.Join(err, c.failed(ctx, err))
 	}
-	pid, err := c.launch(c.abortable(ctx))
+	pid, err := c.admitted(c.abortable(ctx))
 	c.notAbortable()
 	if err != nil {
 		return errors.Join(err, c.failed(ctx, err))
@@ -326,6 +330,16 @@ func (c *container) start(ctx context.Context) error {
 	c.sb.tell(ctx, PluginStarted, c.get())
 	c.r.emit(ContainerStarted, c.sb, c.id)
 	return nil
+}
+
+// admitted is launch at its turn.
+func (c *container) admitted(ctx context.Context) (pid int, err error) {
+	leave, err := c.r.starts.enter(ctx, admitStart)
+	if err != nil {
+		return 0, err
+	}
+	defer leave()
+	return c.launch(ctx)
 }
 
 func (c *container) launch(ctx context.Context) (pid int, err error) {

@@ -110,6 +110,7 @@ type Runtime struct {
 
 	debts  *debts
 	gauges *gauges
+	starts *admission
 
 	repaired atomic.Uint64
 	sources  sources
@@ -131,7 +132,7 @@ func Open(ctx context.Context, cfg Config) (*Runtime, error) {
 		oomAdj: leastOOMScoreAdj(), life: life, end: end,
 		sandboxes: map[string]*sandbox{}, containers: map[string]*container{}, names: map[string]*sandbox{},
 	}
-	r.debts, r.gauges = newDebts(r), newGauges(cfg.Kernel)
+	r.debts, r.gauges, r.starts = newDebts(r), newGauges(cfg.Kernel), newAdmission()
 	if err := r.emptyScratch(); err != nil {
 		end()
 		return nil, err

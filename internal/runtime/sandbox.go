@@ -140,7 +140,11 @@ func (r *Runtime) reserveSandbox(ctx context.Context, spec SandboxSpec) (*sandbo
 
 // start makes the sandbox whole or takes all of it back.
 func (sb *sandbox) start(ctx context.Context) error {
-	err := sb.build(ctx)
+	leave, err := sb.r.starts.enter(ctx, admitSandbox)
+	if err == nil {
+		err = sb.build(ctx)
+		leave()
+	}
 	if err == nil {
 		err = sb.commit(SandboxReady)
 	}
