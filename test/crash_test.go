@@ -254,6 +254,22 @@ func (m *machine) shims() []process {
 	return found
 }
 
+// shimOf is the process of the shim that keeps the sandbox.
+func (m *machine) shimOf(sandbox string) process {
+	m.t.Helper()
+	records, _ := filepath.Glob(filepath.Join(m.run, "shims", "*", "sandboxes", sandbox+".json"))
+	if len(records) == 1 {
+		group := filepath.Base(filepath.Dir(filepath.Dir(records[0])))
+		for pid, what := range m.processes(node.NamesFor(m.run).CgroupParent) {
+			if strings.Contains(what, "-id "+group+" ") {
+				return process{pid, startOf(pid)}
+			}
+		}
+	}
+	m.t.Fatalf("no shim keeps sandbox %s: %v", sandbox, records)
+	return process{}
+}
+
 // kill -9 of the shims: successors take over, the containers run on, their logs go on, exec works, and
 // their end is seen with its exit code.
 func TestShimKilled(t *testing.T) {

@@ -45,7 +45,7 @@ func TestOneStuckPodHoldsUpNoOther(t *testing.T) {
 	c.pullDemo()
 	n := number("BERTH_TEST_PODS", 40)
 	pods, containers := c.crowd(n, m.dir)
-	stopped := m.shims()[0]
+	stopped := m.shimOf(pods[0]) // not the one that waits for the next pod
 	if err := syscall.Kill(stopped.pid, syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
