@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"github.com/creack/pty"
+
+	"github.com/11f9778f/berth/internal/node"
 )
 
 // crictl is upstream's command line of the CRI, with a node that it talks to.
@@ -188,7 +190,7 @@ func stopCRI(m *machine) {
 	m.t.Helper()
 	m.eventually("no daemon is left", func() bool {
 		none := true
-		for pid, what := range m.processes("/") {
+		for pid, what := range m.processes(node.NamesFor(m.run).CgroupParent) {
 			if strings.HasSuffix(what, " cri") {
 				none = false
 				syscall.Kill(pid, syscall.SIGTERM)

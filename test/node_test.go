@@ -73,7 +73,7 @@ func (m *machine) dismantle() {
 }
 
 // autopsy tells of a failed test what the node and the shims said, and of those that live what all of their
-// goroutines are at: in a file if $BERTH_TEST_AUTOPSY names a folder, else the end of it in the test's own output.
+// goroutines are at.
 func (m *machine) autopsy() {
 	for pid, what := range m.processes(node.NamesFor(m.run).CgroupParent) {
 		if strings.Contains(what, "containerd-shim-berth") || strings.Contains(what, " node") || strings.Contains(what, " cri") {
@@ -84,18 +84,23 @@ func (m *machine) autopsy() {
 	logs, _ := filepath.Glob(filepath.Join(m.run, "shims", "*", "shim.log"))
 	containers, _ := filepath.Glob(filepath.Join(m.root, "logs", "pods", "*", "*", "*.log"))
 	for _, path := range append(append(logs, containers...), filepath.Join(m.root, "node.log")) {
-		b, err := os.ReadFile(path)
-		if err != nil {
-			continue
+		if b, err := os.ReadFile(path); err == nil {
+			m.report(path, string(b))
 		}
-		if dir := os.Getenv("BERTH_TEST_AUTOPSY"); dir != "" {
-			name := m.t.Name() + strings.ReplaceAll(path, "/", "_")
-			if err := os.WriteFile(filepath.Join(dir, strings.ReplaceAll(name, "/", "_")), b, 0o644); err != nil {
-				m.t.Log(err)
-			}
-			continue
-		}
-		m.t.Logf("%s:\n%s", path, tail(string(b), 20))
+	}
+}
+
+// report keeps what somebody said in a file if $BERTH_TEST_AUTOPSY names a folder, else the end of it in the
+// test's own output.
+func (m *machine) report(who, said string) {
+	dir := os.Getenv("BERTH_TEST_AUTOPSY")
+	if dir == "" {
+		m.t.Logf("%s:\n%s", who, tail(said, 20))
+		return
+	}
+	name := strings.NewReplacer("/", "_", " ", "_").Replace(m.t.Name() + "_" + who)
+	if err := os.WriteFile(filepath.Join(dir, name[:min(len(name), 200)]), []byte(said), 0o644); err != nil {
+		m.t.Log(err)
 	}
 }
 
@@ -194,7 +199,17 @@ func (m *machine) start(in io.Reader, env []string, args ...string) *command {
 			c.code = exit.ExitCode()
 		}
 	}()
-	m.t.Cleanup(func() { c.kill() })
+	m.t.Cleanup(func() {
+		if m.t.Failed() {
+			alive := !c.over()
+			if alive {
+				c.cmd.Process.Signal(syscall.SIGQUIT)
+				time.Sleep(500 * time.Millisecond)
+			}
+			m.report(fmt.Sprintf("%s (alive: %t, exit code %d)", c.what, alive, c.code), c.err.String())
+		}
+		c.kill()
+	})
 	return c
 }
 
