@@ -16,7 +16,7 @@ STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 CRITOOLS    := sigs.k8s.io/cri-tools@v1.36.0
 DEPGUARD    := github.com/OpenPeeDeeP/depguard/v2/cmd/depguard@v2.3.0
 
-.PHONY: build run test unit e2e containerd conformance conformance-containerd conformance-cri conformance-cri-more conformance-cri-more-containerd conformance-oci conformance-kubelet kubelet lint bench bench-peers install man clean tools busybox crictl
+.PHONY: build run test cni unit e2e containerd conformance conformance-containerd conformance-cri conformance-cri-more conformance-cri-more-containerd conformance-oci conformance-kubelet kubelet lint bench bench-peers install man clean tools busybox crictl
 
 build: ## static binaries in bin/
 	$(GOBUILD) -tags nri_no_wasm -o bin/ ./cmd/berth # plugins are processes here, no WebAssembly
@@ -29,7 +29,7 @@ run: build ## build, run examples/hello.yaml, fetch its page
 	dir=$$(mktemp -d); trap 'rm -rf --one-file-system "$$dir"' EXIT; \
 	bin/berth --root "$$dir/root" --run "$$dir/run" run examples/hello.yaml --check http://127.0.0.1:8080/
 
-test: lint build busybox containerd crictl criu ## everything: lint, unit, root and end-to-end tests
+test: lint build busybox containerd cni crictl criu ## everything: lint, unit, root and end-to-end tests
 	go test -p 2 -timeout 20m $$(go list ./... | grep -v /test$$)
 	go test -timeout 25m -v -count=1 -failfast ./test $(if $(RUN),-run $(RUN))
 	$(MAKE) conformance-cri
@@ -130,6 +130,16 @@ containerd: .cache/containerd/bin/$(CONTAINERD)
 	  && CGO_ENABLED=0 GOBIN=$(CURDIR)/.cache/containerd/cni go install -trimpath -ldflags "-s -w" \
 	  $(foreach p,main/bridge main/loopback ipam/host-local meta/portmap,github.com/containernetworking/plugins/plugins/$(p)@$(CNI_PLUGINS)) \
 	  && touch $@ || echo "containerd could not be built: the tests with it will be skipped"
+
+# The plugins that the CNI network is tested with, and what two of them call.
+CNI_STAMP := .cache/cni/$(CNI_PLUGINS)
+cni: $(CNI_STAMP)
+	@command -v iptables >/dev/null || { apt-get install -y -q --no-install-recommends iptables || { apt-get update -q && apt-get install -y -q --no-install-recommends iptables; }; } </dev/null \
+	  || echo "iptables could not be installed: the tests of the firewall plugin will be skipped"
+$(CNI_STAMP):
+	CGO_ENABLED=0 GOBIN=$(CURDIR)/.cache/cni go install -trimpath -ldflags "-s -w" \
+	  $(foreach p,$(addprefix main/,bridge loopback ptp macvlan) ipam/host-local $(addprefix meta/,portmap firewall bandwidth),github.com/containernetworking/plugins/plugins/$(p)@$(CNI_PLUGINS)) \
+	  && touch $@ || echo "the CNI plugins could not be built: the tests with them will be skipped"
 
 qemu:
 	@command -v qemu-system-x86_64 >/dev/null || { apt-get install -y -q --no-install-recommends qemu-system-x86 || { apt-get update -q && apt-get install -y -q --no-install-recommends qemu-system-x86; }; } </dev/null \

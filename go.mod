@@ -11,6 +11,7 @@ require (
 	github.com/containerd/nri v0.12.5
 	github.com/containerd/platforms v0.2.1
 	github.com/containerd/ttrpc v1.2.10
+	github.com/containernetworking/cni v1.3.1
 	github.com/coreos/go-systemd/v22 v22.7.0
 	github.com/creack/pty v1.1.24
 	github.com/distribution/reference v0.6.0

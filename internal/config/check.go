@@ -151,6 +151,11 @@ func (c *checker) handlers() {
 
 func (c *checker) network() {
 	n := c.l.Network
+	c.oneOf("network.driver", n.Driver, "bridge", "cni")
+	if n.MTU != 0 {
+		c.within("network.mtu", n.MTU, 576, 65535)
+	}
+	c.cni()
 	var have4, have6 bool
 	for _, s := range n.Subnets {
 		switch is4 := s.Addr().Is4(); {
@@ -170,6 +175,24 @@ func (c *checker) network() {
 		if name != "" && (len(name) > most || !linkName.MatchString(name)) {
 			c.bad(key, "%q: at most %d letters, digits, dots and dashes", name, most)
 		}
+	}
+}
+
+func (c *checker) cni() {
+	n := c.l.Network.CNI
+	if n.ConfDir == "" {
+		c.bad("network.cni.conf_dir", "a folder is needed")
+	}
+	c.absolute("network.cni.conf_dir", n.ConfDir)
+	c.absolute("network.cni.template", n.Template)
+	if len(n.BinDirs) == 0 {
+		c.bad("network.cni.bin_dirs", "a folder is needed")
+	}
+	for _, dir := range n.BinDirs {
+		c.absolute("network.cni.bin_dirs", dir)
+	}
+	if n.Timeout.Duration <= 0 {
+		c.bad("network.cni.timeout", "it must be longer than nothing")
 	}
 }
 

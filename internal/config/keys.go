@@ -88,8 +88,10 @@ type Handler struct {
 	Shim string `toml:"shim"`
 }
 
-// Network is the built-in bridge.
+// Network is what gives pods their addresses.
 type Network struct {
+	// "bridge" is Berth's own, "cni" that of CNI plugins. It can be changed while there are no pods.
+	Driver string `toml:"driver"`
 	// The pods' address ranges, at most one of each family, as "10.88.0.0/16". Empty lets Berth choose one
 	// that the host has no route for.
 	Subnets []netip.Prefix `toml:"subnets"`
@@ -97,6 +99,25 @@ type Network struct {
 	Bridge string `toml:"bridge"`
 	// Name of the nftables table. Empty follows from the run folder: berth for /run/berth.
 	NftTable string `toml:"nft_table"`
+	// Largest packet of the bridge and the pods' links in bytes. 0 is the default route's, at most 1500.
+	MTU int `toml:"mtu"`
+
+	CNI CNI `toml:"cni"`
+}
+
+// CNI is the network of CNI plugins, for driver = "cni".
+type CNI struct {
+	// Folder with network configurations; the first good file counts. It is read at every use.
+	ConfDir string `toml:"conf_dir"`
+	// Folders with the plugins' programs.
+	BinDirs []string `toml:"bin_dirs"`
+	// Name of the network to use, where the folder has several. Empty is that of the first file.
+	Network string `toml:"network"`
+	// Template that 10-berth.conflist in conf_dir is written from when a kubelet tells the node's pod CIDR:
+	// {{.PodCIDR}}, {{.PodCIDRRanges}}, {{.Routes}}. Empty leaves the folder alone.
+	Template string `toml:"template"`
+	// How long one call of a plugin may take.
+	Timeout Duration `toml:"timeout"`
 }
 
 // Images is the image store.
@@ -159,7 +180,10 @@ func Default() Config {
 		Streaming: Streaming{Address: "127.0.0.1:0", IdleTimeout: Duration{4 * time.Hour}},
 		Shims:     Shims{GroupSize: 32},
 		Handlers:  map[string]Handler{},
-		Images:    Images{Pinned: []string{}, RegistryDirs: []string{"/etc/berth/certs.d", "/etc/containerd/certs.d", "/etc/docker/certs.d"}, Downloads: 6, KeepForRetry: Duration{10 * time.Minute}},
-		Tracing:   Tracing{SampleRatio: 1},
+		Network: Network{Driver: "bridge", CNI: CNI{
+			ConfDir: "/etc/cni/net.d", BinDirs: []string{"/opt/cni/bin"}, Timeout: Duration{time.Minute},
+		}},
+		Images:  Images{Pinned: []string{}, RegistryDirs: []string{"/etc/berth/certs.d", "/etc/containerd/certs.d", "/etc/docker/certs.d"}, Downloads: 6, KeepForRetry: Duration{10 * time.Minute}},
+		Tracing: Tracing{SampleRatio: 1},
 	}
 }

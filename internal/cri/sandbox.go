@@ -148,6 +148,9 @@ func sandboxSpec(c *runtimeapi.PodSandboxConfig) (runtime.SandboxSpec, error) {
 		User:       userNamespace(l.GetSecurityContext().GetNamespaceOptions()),
 		SELinux:    seLinux(l.GetSecurityContext().GetSelinuxOptions()),
 	}
+	if err := networkAnnotations(&spec); err != nil {
+		return runtime.SandboxSpec{}, err
+	}
 	if d := c.GetDnsConfig(); d != nil {
 		spec.DNS = &runtime.DNS{Servers: d.GetServers(), Searches: d.GetSearches(), Options: d.GetOptions()}
 	}

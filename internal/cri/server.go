@@ -35,7 +35,8 @@ type Images interface {
 type Config struct {
 	Runtime *runtime.Runtime
 	Images  Images
-	// Network takes the pod CIDR of UpdateRuntimeConfig; nil refuses it.
+	// Network takes the pod CIDR of UpdateRuntimeConfig and tells whether it is ready; nil refuses the one and is
+	// always the other.
 	Network Network
 	// SnapshotDir is where the image store keeps writable layers; statistics name it.
 	SnapshotDir string

@@ -20,11 +20,12 @@ func (s *Server) Version(context.Context, *runtimeapi.VersionRequest) (*runtimea
 	}, nil
 }
 
-// Status tells that runtime and network are ready: a Server exists only once they are.
-func (s *Server) Status(_ context.Context, req *runtimeapi.StatusRequest) (*runtimeapi.StatusResponse, error) {
+// Status tells whether runtime and network are ready. A Server exists only once the runtime is; the network is
+// asked.
+func (s *Server) Status(ctx context.Context, req *runtimeapi.StatusRequest) (*runtimeapi.StatusResponse, error) {
 	resp := &runtimeapi.StatusResponse{
 		Status: &runtimeapi.RuntimeStatus{Conditions: []*runtimeapi.RuntimeCondition{
-			{Type: runtimeapi.RuntimeReady, Status: true}, {Type: runtimeapi.NetworkReady, Status: true},
+			{Type: runtimeapi.RuntimeReady, Status: true}, s.networkReady(ctx),
 		}},
 		Features: &runtimeapi.RuntimeFeatures{SupplementalGroupsPolicy: true, MountOptions: true, UserNamespacesHostNetwork: true},
 	}
@@ -37,6 +38,15 @@ func (s *Server) Status(_ context.Context, req *runtimeapi.StatusRequest) (*runt
 		resp.Info = s.statusInfo()
 	}
 	return resp, nil
+}
+
+func (s *Server) networkReady(ctx context.Context) *runtimeapi.RuntimeCondition {
+	if s.cfg.Network != nil {
+		if err := s.cfg.Network.Ready(ctx); err != nil {
+			return &runtimeapi.RuntimeCondition{Type: runtimeapi.NetworkReady, Reason: "NetworkPluginNotReady", Message: err.Error()}
+		}
+	}
+	return &runtimeapi.RuntimeCondition{Type: runtimeapi.NetworkReady, Status: true}
 }
 
 // RuntimeConfig tells the kubelet that cgroups are made by writing to cgroupfs.

@@ -10,10 +10,12 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// Network is what of the pods' network can be configured over the CRI. *network.Manager is one.
+// Network is what the CRI asks and tells of the pods' network. A network.Network is one.
 type Network interface {
 	// SetSubnets changes where new pods get their addresses from.
 	SetSubnets(ctx context.Context, subnets []netip.Prefix) error
+	// Ready returns why no pod could be attached now, if that is so.
+	Ready(ctx context.Context) error
 }
 
 // UpdatePodSandboxResources changes the limits of a pod that has its cgroup from Berth, and keeps the
@@ -37,7 +39,7 @@ func (s *Server) UpdatePodSandboxResources(ctx context.Context, req *runtimeapi.
 	return &runtimeapi.UpdatePodSandboxResourcesResponse{}, nil
 }
 
-// UpdateRuntimeConfig gives the built-in bridge the node's pod CIDR, one or one of each family with a comma
+// UpdateRuntimeConfig gives the pods' network the node's pod CIDR, one or one of each family with a comma
 // between them. An empty one changes nothing.
 func (s *Server) UpdateRuntimeConfig(ctx context.Context, req *runtimeapi.UpdateRuntimeConfigRequest) (*runtimeapi.UpdateRuntimeConfigResponse, error) {
 	cidr := req.GetRuntimeConfig().GetNetworkConfig().GetPodCidr()

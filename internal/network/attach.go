@@ -22,9 +22,6 @@ import (
 // the host has it, and firewall.ErrNotSupported where host ports are asked for and the kernel has no nftables.
 func (m *Manager) Attach(ctx context.Context, r Request) (*Result, error) {
 	defer trace.Start(ctx, "network.attach")()
-	if err := checkID(r.SandboxID); err != nil {
-		return nil, fmt.Errorf("attach to the network: %w", err)
-	}
 	fail := func(err error) (*Result, error) {
 		return nil, fmt.Errorf("attach sandbox %s to the network: %w", r.SandboxID, err)
 	}
@@ -32,7 +29,7 @@ func (m *Manager) Attach(ctx context.Context, r Request) (*Result, error) {
 	if err != nil {
 		return fail(err)
 	}
-	unlock, err := m.ids.lock(ctx, r.SandboxID)
+	unlock, err := m.Lock(ctx, r.SandboxID)
 	if err != nil {
 		return fail(err)
 	}
@@ -165,10 +162,7 @@ func (m *Manager) result(e book.Entry) *Result {
 // An unknown sandbox is success.
 func (m *Manager) Detach(ctx context.Context, id string) error {
 	defer trace.Start(ctx, "network.detach")()
-	if err := checkID(id); err != nil {
-		return fmt.Errorf("detach from the network: %w", err)
-	}
-	unlock, err := m.ids.lock(ctx, id)
+	unlock, err := m.Lock(ctx, id)
 	if err != nil {
 		return fmt.Errorf("detach sandbox %s from the network: %w", id, err)
 	}
@@ -185,7 +179,7 @@ func (m *Manager) detachLocked(ctx context.Context, id string) error {
 	if !ok {
 		return nil
 	}
-	ns, err := sys.OpenNetNS(m.pins.Path(id))
+	ns, err := sys.OpenNetNS(m.Pins.Path(id))
 	if err != nil {
 		ns = nil // gone, and its addresses with it
 	} else {

@@ -13,6 +13,8 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/11f9778f/berth/internal/network/nettest"
+
 	"github.com/vishvananda/netlink"
 
 	"github.com/11f9778f/berth/internal/network/rtnl"
@@ -205,7 +207,7 @@ func TestConcurrentAttaches(t *testing.T) {
 
 func TestLockedCallsEndWithTheirContext(t *testing.T) {
 	h := newHost(t, nil)
-	unlock, err := h.ids.lock(context.Background(), "busy")
+	unlock, err := h.Keeper.Lock(context.Background(), "busy")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -272,7 +274,7 @@ func TestBridgeRemovedBehindOurBack(t *testing.T) {
 }
 
 func TestSubnetAvoidsTheHostsRoutes(t *testing.T) {
-	needRoot(t)
+	nettest.NeedRoot(t)
 	dummy := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "office"}}
 	if err := netlink.LinkAdd(dummy); err != nil {
 		t.Fatal(err)

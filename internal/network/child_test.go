@@ -17,6 +17,8 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/11f9778f/berth/internal/network/nettest"
+
 	"github.com/vishvananda/netlink"
 )
 
@@ -154,7 +156,7 @@ func resetForwarding(t *testing.T) {
 }
 
 func TestKilledAtEveryPlace(t *testing.T) {
-	needRoot(t)
+	nettest.NeedRoot(t)
 	places := failpoints(t)
 	if len(places) < 25 {
 		t.Errorf("only %d places: %v", len(places), places)
@@ -210,7 +212,7 @@ func (h *host) goOn(then string) {
 
 // An error at any place is reported, and Detach and RemoveNetNS clear up.
 func TestErrorAtEveryPlace(t *testing.T) {
-	needRoot(t)
+	nettest.NeedRoot(t)
 	for _, place := range failpoints(t) {
 		t.Run(place, func(t *testing.T) {
 			h := newHost(t, nil)
@@ -280,12 +282,12 @@ func (h *host) checkBook() {
 			owners[a.Addr()] = e.Owner
 		}
 	}
-	ids, err := h.pins.List()
+	ids, err := h.Pins.List()
 	if err != nil {
 		h.Fatal(err)
 	}
 	for _, id := range ids {
-		if !h.pins.Pinned(id) {
+		if !h.Pins.Pinned(id) {
 			continue
 		}
 		h.in(id, func() error {

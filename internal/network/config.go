@@ -13,6 +13,7 @@ import (
 	"strings"
 
 	"github.com/11f9778f/berth/internal/network/book"
+	"github.com/11f9778f/berth/internal/network/netns"
 	"github.com/11f9778f/berth/internal/network/rtnl"
 )
 
@@ -31,10 +32,7 @@ var candidates = []string{
 	"172.28.0.0/16", "192.168.88.0/24",
 }
 
-var (
-	linkName = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]*$`)
-	ownerID  = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$`)
-)
+var linkName = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]*$`)
 
 // withDefaults checks a configuration and fills in what needs no look at the host.
 func (c Config) withDefaults() (Config, error) {
@@ -73,10 +71,11 @@ func (c Config) withDefaults() (Config, error) {
 	if c.MTU != 0 && (c.MTU < 576 || c.MTU > 65535) {
 		return c, fmt.Errorf("MTU %d: want 576 to 65535", c.MTU)
 	}
-	return c, checkSubnets(c.Subnets)
+	return c, CheckSubnets(c.Subnets)
 }
 
-func checkSubnets(subnets []netip.Prefix) error {
+// CheckSubnets refuses what can be no pods' address ranges: at most one of each family.
+func CheckSubnets(subnets []netip.Prefix) error {
 	var have4, have6 bool
 	for _, s := range subnets {
 		switch {
@@ -148,14 +147,6 @@ func overlap(subnet netip.Prefix, routes []rtnl.Route, bridge string) (rtnl.Rout
 	return rtnl.Route{}, false
 }
 
-// checkID refuses an owner id that is not a plain file name.
-func checkID(id string) error {
-	if !ownerID.MatchString(id) {
-		return fmt.Errorf("sandbox id %q: want at most 128 letters, digits, dots, dashes", id)
-	}
-	return nil
-}
-
 // hostLink is the name of the host's end of a sandbox's link.
 func (c Config) hostLink(id string) string {
 	const digits = "0123456789abcdefghijklmnopqrstuvwxyz"
@@ -174,7 +165,7 @@ func (c Config) alias(id string) string { return c.Bridge + "/" + id }
 // ownerOf is the inverse of alias.
 func (c Config) ownerOf(alias string) (string, bool) {
 	bridge, id, ok := strings.Cut(alias, "/")
-	return id, ok && bridge == c.Bridge && checkID(id) == nil
+	return id, ok && bridge == c.Bridge && netns.CheckID(id) == nil
 }
 
 // Hardware addresses of Berth begin so: locally administered, and told from other makers' by the rest.
@@ -206,8 +197,8 @@ func gateways(subnets []netip.Prefix) []netip.Prefix {
 	return out
 }
 
-// bootID names the present boot of the machine.
-func bootID() string {
+// BootID names the present boot of the machine.
+func BootID() string {
 	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil {
 		return ""

@@ -15,7 +15,7 @@ import (
 // not as it should be. It changes nothing.
 func (m *Manager) Inventory(ctx context.Context) ([]Item, error) {
 	var out []Item
-	for _, list := range []func() ([]Item, error){m.listPins, m.listLinks, m.listBook, m.listTable} {
+	for _, list := range []func() ([]Item, error){func() ([]Item, error) { return ListPins(m.Pins) }, m.listLinks, m.listBook, m.listTable} {
 		if err := ctx.Err(); err != nil {
 			return nil, fmt.Errorf("network inventory: %w", err)
 		}
@@ -24,22 +24,6 @@ func (m *Manager) Inventory(ctx context.Context) ([]Item, error) {
 			return nil, fmt.Errorf("network inventory: %w", err)
 		}
 		out = append(out, items...)
-	}
-	return out, nil
-}
-
-func (m *Manager) listPins() ([]Item, error) {
-	ids, err := m.pins.List()
-	if err != nil {
-		return nil, err
-	}
-	var out []Item
-	for _, id := range ids {
-		it := Item{Kind: KindNetNS, Owner: id, Name: m.pins.Path(id)}
-		if !m.pins.Pinned(id) {
-			it.Note = "a file without a namespace"
-		}
-		out = append(out, it)
 	}
 	return out, nil
 }
@@ -132,8 +116,8 @@ func (m *Manager) Repair(ctx context.Context, live func(id string) bool) ([]Item
 		if _, seen := dead[it.Owner]; seen || it.Owner == "" {
 			continue
 		}
-		gone, err := m.ifDead(ctx, it.Owner, live, func() error {
-			return errors.Join(m.detachLocked(ctx, it.Owner), m.pins.Remove(it.Owner))
+		gone, err := m.IfDead(ctx, it.Owner, live, func() error {
+			return errors.Join(m.detachLocked(ctx, it.Owner), m.Pins.Remove(it.Owner))
 		})
 		dead[it.Owner] = gone
 		errs = append(errs, err)
@@ -146,25 +130,6 @@ func (m *Manager) Repair(ctx context.Context, live func(id string) bool) ([]Item
 		}
 	}
 	return removed, errors.Join(errs...)
-}
-
-// ifDead runs f under the owner's lock, unless it is alive, and reports whether f has done its work.
-func (m *Manager) ifDead(ctx context.Context, id string, live func(string) bool, f func() error) (bool, error) {
-	if err := checkID(id); err != nil {
-		return false, err
-	}
-	unlock, err := m.ids.lock(ctx, id)
-	if err != nil {
-		return false, err
-	}
-	defer unlock()
-	if live(id) {
-		return false, nil
-	}
-	if err := f(); err != nil {
-		return false, fmt.Errorf("remove what is left of %s: %w", id, err)
-	}
-	return true, nil
 }
 
 // dying is how long Repair gives the kernel to remove the links of namespaces that are gone. It does so for
@@ -193,7 +158,7 @@ func (m *Manager) removeLinks(ctx context.Context, dead map[string]bool, live fu
 			continue
 		}
 		for _, it := range links {
-			_, err := m.ifDead(ctx, it.Owner, live, func() error {
+			_, err := m.IfDead(ctx, it.Owner, live, func() error {
 				return m.onHost(func(c *rtnl.Conn) error { return c.DeleteLink(it.Name) })
 			})
 			errs = append(errs, err)

@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"sync"
 
 	"github.com/11f9778f/berth/internal/failpoint"
 	"github.com/11f9778f/berth/internal/network/book"
@@ -15,25 +14,26 @@ import (
 	"github.com/11f9778f/berth/internal/network/netns"
 	"github.com/11f9778f/berth/internal/network/rtnl"
 	"github.com/11f9778f/berth/internal/sys"
-	"github.com/11f9778f/berth/internal/trace"
 )
 
 // Manager is the network of one daemon. Its methods may be called from several goroutines.
 type Manager struct {
+	netns.Keeper
+
 	cfg   Config
 	log   *slog.Logger
-	pins  netns.Dir
 	book  *book.Book
 	table *firewall.Table
 	host  *os.File // the host's network namespace; nil for the process's own
 	lock  *os.File // held as long as the Manager is open
 
-	ids    keyed
 	routes chan *rtnl.Conn // idle connections to the host's namespace
 
 	bridge bridge
 	holds  holds
 }
+
+var _ Network = (*Manager)(nil)
 
 // Open makes a Manager from what an earlier one with this run directory left. Sandboxes that were attached
 // stay attached; bridge, table and held ports are brought back for them. One Manager at a time can have a
@@ -50,14 +50,17 @@ func open(cfg Config) (_ *Manager, err error) {
 	if cfg, err = cfg.withDefaults(); err != nil {
 		return nil, err
 	}
-	m := &Manager{log: cfg.Logger, pins: netns.Dir(filepath.Join(cfg.RunDir, "netns")), routes: make(chan *rtnl.Conn, 4)}
+	m := &Manager{
+		Keeper: netns.Keeper{Pins: netns.Dir(filepath.Join(cfg.RunDir, "netns"))},
+		log:    cfg.Logger, routes: make(chan *rtnl.Conn, 4),
+	}
 	defer func() {
 		if err != nil {
 			m.closeFiles()
 		}
 	}()
 	folder := filepath.Join(cfg.RunDir, "network")
-	for _, d := range []string{folder, string(m.pins)} {
+	for _, d := range []string{folder, string(m.Pins)} {
 		if err := os.MkdirAll(d, 0o700); err != nil {
 			return nil, err
 		}
@@ -74,7 +77,7 @@ func open(cfg Config) (_ *Manager, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if kept, err := cfg.remembered(); err != nil {
+	if kept, err := Remembered(cfg.subnetsFile()); err != nil {
 		m.log.Warn("the pod subnets that were set last are forgotten", "error", err)
 	} else if kept != nil {
 		cfg.Subnets = kept
@@ -83,7 +86,7 @@ func open(cfg Config) (_ *Manager, err error) {
 		return nil, err
 	}
 	m.table = firewall.New(m.cfg.Table, m.cfg.Bridge, m.host)
-	if m.book, err = book.Open(folder, bootID(), m.cfg.Subnets, m.log); err != nil {
+	if m.book, err = book.Open(folder, BootID(), m.cfg.Subnets, m.log); err != nil {
 		return nil, err
 	}
 	err = m.resume()
@@ -110,53 +113,6 @@ func (m *Manager) resume() error {
 	}
 	_, err := m.ensure(ctx)
 	return err
-}
-
-// CreateNetNS makes a network namespace for sandbox id, with lo up and the net.* sysctls set, and pins it.
-// It returns the pin's path. A namespace that is there already is returned as it is.
-func (m *Manager) CreateNetNS(ctx context.Context, id string, sysctls map[string]string) (string, error) {
-	return m.pin(ctx, id, func() (string, error) { return m.pins.Create(id, sysctls) })
-}
-
-// AdoptNetNS is CreateNetNS for a namespace that is there already, at the path from: one that belongs to a
-// user namespace, say.
-func (m *Manager) AdoptNetNS(ctx context.Context, id, from string) (string, error) {
-	return m.pin(ctx, id, func() (string, error) { return m.pins.Adopt(id, from) })
-}
-
-func (m *Manager) pin(ctx context.Context, id string, pin func() (string, error)) (string, error) {
-	defer trace.Start(ctx, "network.netns")()
-	if err := checkID(id); err != nil {
-		return "", fmt.Errorf("create network namespace: %w", err)
-	}
-	unlock, err := m.ids.lock(ctx, id)
-	if err != nil {
-		return "", fmt.Errorf("create network namespace of %s: %w", id, err)
-	}
-	defer unlock()
-	path, err := pin()
-	if err != nil {
-		return "", fmt.Errorf("create network namespace of %s: %w", id, err)
-	}
-	return path, nil
-}
-
-// RemoveNetNS removes the pin of id's namespace; a missing one is success. With the last process in it
-// gone, the kernel then removes the namespace and its links, some milliseconds later.
-func (m *Manager) RemoveNetNS(ctx context.Context, id string) error {
-	defer trace.Start(ctx, "network.netns.remove")()
-	if err := checkID(id); err != nil {
-		return fmt.Errorf("remove network namespace: %w", err)
-	}
-	unlock, err := m.ids.lock(ctx, id)
-	if err != nil {
-		return fmt.Errorf("remove network namespace of %s: %w", id, err)
-	}
-	defer unlock()
-	if err := m.pins.Remove(id); err != nil {
-		return fmt.Errorf("remove network namespace of %s: %w", id, err)
-	}
-	return nil
 }
 
 // Subnets returns the subnets that new pods get addresses of.
@@ -241,45 +197,4 @@ func (m *Manager) inHost(f func() error) error {
 		return f()
 	}
 	return sys.InNetNS(m.host, f)
-}
-
-// keyed is a set of locks, one for each key in use.
-type keyed struct {
-	mu sync.Mutex
-	m  map[string]*keyLock
-}
-
-type keyLock struct {
-	token chan struct{} // holds one token while the lock is free
-	users int
-}
-
-// lock waits for the key's lock, or for the context's end.
-func (k *keyed) lock(ctx context.Context, key string) (unlock func(), err error) {
-	k.mu.Lock()
-	if k.m == nil {
-		k.m = map[string]*keyLock{}
-	}
-	l := k.m[key]
-	if l == nil {
-		l = &keyLock{token: make(chan struct{}, 1)}
-		l.token <- struct{}{}
-		k.m[key] = l
-	}
-	l.users++
-	k.mu.Unlock()
-	leave := func() {
-		k.mu.Lock()
-		if l.users--; l.users == 0 {
-			delete(k.m, key)
-		}
-		k.mu.Unlock()
-	}
-	select {
-	case <-l.token:
-		return func() { l.token <- struct{}{}; leave() }, nil
-	case <-ctx.Done():
-		leave()
-		return nil, ctx.Err()
-	}
 }

@@ -21,21 +21,13 @@ func (m *Manager) SetSubnets(ctx context.Context, subnets []netip.Prefix) error 
 	if len(subnets) == 0 {
 		return errors.New("set pod subnets: none is given")
 	}
-	if err := checkSubnets(subnets); err != nil {
+	if err := CheckSubnets(subnets); err != nil {
 		return fmt.Errorf("set pod subnets: %w", err)
 	}
 	if slices.Equal(subnets, m.book.Configured()) {
 		return nil
 	}
-	b, err := json.Marshal(subnets)
-	if err != nil {
-		return fmt.Errorf("set pod subnets: %w", err)
-	}
-	path := m.cfg.subnetsFile()
-	if err := os.WriteFile(path+".new", b, 0o600); err != nil {
-		return fmt.Errorf("set pod subnets: %w", err)
-	}
-	if err := os.Rename(path+".new", path); err != nil {
+	if err := Remember(m.cfg.subnetsFile(), subnets); err != nil {
 		return fmt.Errorf("set pod subnets: %w", err)
 	}
 	if err := m.book.SetSubnets(subnets); err != nil {
@@ -52,9 +44,21 @@ func (m *Manager) SetSubnets(ctx context.Context, subnets []netip.Prefix) error 
 	return nil
 }
 
-// remembered reads what SetSubnets has kept; nil if it was never called.
-func (c Config) remembered() ([]netip.Prefix, error) {
-	b, err := os.ReadFile(c.subnetsFile())
+// Remember writes subnets down for Remembered, in one step.
+func Remember(path string, subnets []netip.Prefix) error {
+	b, err := json.Marshal(subnets)
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(path+".new", b, 0o600); err != nil {
+		return err
+	}
+	return os.Rename(path+".new", path)
+}
+
+// Remembered reads what Remember has written; nil if it never was.
+func Remembered(path string) ([]netip.Prefix, error) {
+	b, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
@@ -63,7 +67,7 @@ func (c Config) remembered() ([]netip.Prefix, error) {
 	}
 	var out []netip.Prefix
 	if err := json.Unmarshal(b, &out); err != nil {
-		return nil, fmt.Errorf("read %s: %w", c.subnetsFile(), err)
+		return nil, fmt.Errorf("read %s: %w", path, err)
 	}
-	return out, checkSubnets(out)
+	return out, CheckSubnets(out)
 }

@@ -1,6 +1,7 @@
 package network
 
 import (
+	"context"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -54,7 +55,22 @@ type Request struct {
 	PodNamespace, PodName, PodUID string
 	// PortMappings are the host ports of the pod.
 	PortMappings []PortMapping
+	// Bandwidth limits the pod; the zero value does not.
+	Bandwidth Bandwidth
+	// IPs are the addresses that the pod wants, at most one of each family. Empty lets the network choose.
+	IPs []netip.Addr
+	// DNS is the pod's resolver configuration, for networks that want to know. Nil is the host's.
+	DNS *DNS
 }
+
+// Bandwidth is what a pod may receive and send, in bits a second; 0 is no limit.
+type Bandwidth struct {
+	Ingress uint64 `json:"ingress,omitempty"` // to the pod
+	Egress  uint64 `json:"egress,omitempty"`  // from the pod
+}
+
+// DNS is the content of a resolv.conf.
+type DNS struct{ Servers, Searches, Options []string }
 
 // Result is what a sandbox has got.
 type Result struct {
@@ -72,6 +88,53 @@ type Result struct {
 	Gateways []netip.Addr
 }
 
+// Attachment is what a sandbox has of the network, as it is written down.
+type Attachment struct {
+	SandboxID string `json:"sandbox"`
+	// Network is the name of the bridge, or of the CNI network.
+	Network string `json:"network"`
+	// State is "attached", or "attaching" and "detaching" for what was not finished.
+	State string `json:"state"`
+	NetNS string `json:"netns"`
+	// Interface is the link in the namespace, HostInterface its other end, where that is known.
+	Interface     string         `json:"interface"`
+	HostInterface string         `json:"hostInterface,omitempty"`
+	Addresses     []netip.Prefix `json:"addresses"`
+	Ports         []string       `json:"ports,omitempty"` // "tcp 127.0.0.1:8080 → 80"
+	Bandwidth     Bandwidth      `json:"bandwidth,omitzero"`
+}
+
+// Problem is something that Check found wrong.
+type Problem struct {
+	// What is wrong, in a sentence, and what to do about it.
+	What   string `json:"what"`
+	Remedy string `json:"remedy,omitempty"`
+}
+
+// Network gives sandboxes their network. A Manager is one, and so is cni.Network. Methods are idempotent and
+// may be called from several goroutines.
+type Network interface {
+	// CreateNetNS makes and pins a network namespace with lo up and the net.* sysctls set; AdoptNetNS pins the
+	// one at the path from; RemoveNetNS removes a pin.
+	CreateNetNS(ctx context.Context, id string, sysctls map[string]string) (path string, err error)
+	AdoptNetNS(ctx context.Context, id, from string) (path string, err error)
+	RemoveNetNS(ctx context.Context, id string) error
+	Attach(ctx context.Context, r Request) (*Result, error)
+	// Detach takes back what Attach gave. An error means that something is left, and Detach is to be called again.
+	Detach(ctx context.Context, id string) error
+	// Inventory lists what there is on disk and in the kernel. Repair removes what belongs to nobody who is alive.
+	Inventory(ctx context.Context) ([]Item, error)
+	Repair(ctx context.Context, live func(id string) bool) ([]Item, error)
+	// SetSubnets changes where new pods get their addresses from.
+	SetSubnets(ctx context.Context, subnets []netip.Prefix) error
+	// Ready returns why no pod could be attached now, if that is so.
+	Ready(ctx context.Context) error
+	// List tells what each sandbox has, from memory or disk; Check looks whether a sandbox's is as it should be.
+	List(ctx context.Context) ([]Attachment, error)
+	Check(ctx context.Context, id string) ([]Problem, error)
+	Close() error
+}
+
 // Kind says what an Item of the Inventory is.
 type Kind string
 
@@ -83,7 +146,8 @@ const (
 	KindPort    Kind = "port"    // a host port in the book or in the table
 	KindBridge  Kind = "bridge"  // the bridge itself: no owner
 	KindTable   Kind = "table"   // the nftables table itself: no owner
-	KindRecord  Kind = "record"  // a damaged file of the book: no owner
+	KindRecord  Kind = "record"  // a damaged record; the book does not know whose
+	KindCNI     Kind = "cni"     // a sandbox's attachment to a CNI network
 )
 
 // Item is one thing that exists on disk or in the kernel because of the network.

@@ -33,6 +33,10 @@ type Config struct {
 	Names Names
 	// Subnets are the pods' address ranges; none lets the network choose a free one.
 	Subnets []netip.Prefix
+	// MTU of the bridge and the pods' links; 0 is the network's default.
+	MTU int
+	// CNI is the network of plugins, in the place of the bridge.
+	CNI CNI
 	// GroupSize bounds the pods that one shim keeps; 0 is the shim client's default.
 	GroupSize int
 	// IdleExit ends the node when it had no pod and no call for so long; 0 never.

@@ -37,7 +37,7 @@ type Node struct {
 	fresh   bool // the run directory had no node before
 
 	store   *images
-	network *network.Manager
+	network network.Network
 	shims   *client.Manager
 	runtime *runtime.Runtime
 	plugins *nri.Plugins // nil without any
@@ -104,11 +104,7 @@ func (n *Node) open(ctx context.Context) error {
 		return err
 	}
 	n.store = &images{Store: store, exe: n.cfg.Exe, log: n.cfg.Log}
-	n.network, err = network.Open(network.Config{
-		RunDir: n.cfg.Run, Bridge: n.cfg.Names.Bridge, Table: n.cfg.Names.Table, LinkPrefix: n.cfg.Names.LinkPrefix,
-		Subnets: n.cfg.Subnets, Logger: n.cfg.Log,
-	})
-	if err != nil {
+	if err := n.openNetwork(); err != nil {
 		return err
 	}
 	n.shims, err = client.Open(ctx, client.Config{

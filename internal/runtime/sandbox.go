@@ -252,6 +252,7 @@ func (sb *sandbox) attach(ctx context.Context, netns string) error {
 		ips, err := sb.r.cfg.Network.Attach(ctx, AttachRequest{
 			SandboxID: sb.id, NetNS: netns, Ports: spec.Ports,
 			PodNamespace: spec.Namespace, PodName: spec.Name, PodUID: spec.UID,
+			Bandwidth: spec.Bandwidth, IPs: spec.IPs, DNS: spec.DNS,
 		})
 		sb.set(func(s *SandboxStatus) { s.IPs = ips })
 		return err

@@ -57,6 +57,9 @@ type AttachRequest struct {
 	SandboxID, NetNS              string
 	PodNamespace, PodName, PodUID string
 	Ports                         []PortMapping
+	Bandwidth                     Bandwidth
+	IPs                           []netip.Addr // the addresses that the pod wants; none lets the network choose
+	DNS                           *DNS         // nil is the node's
 }
 
 // Resource is a thing in the kernel or on disk that belongs to a sandbox.

@@ -47,6 +47,8 @@ type SandboxSpec struct {
 	// DNS becomes /etc/resolv.conf; nil means a copy of the node's.
 	DNS         *DNS              `json:"dns,omitempty"`
 	Ports       []PortMapping     `json:"ports,omitempty"`
+	Bandwidth   Bandwidth         `json:"bandwidth,omitzero"`
+	IPs         []netip.Addr      `json:"ips,omitempty"` // the addresses that the pod wants
 	Labels      map[string]string `json:"labels,omitempty"`
 	Annotations map[string]string `json:"annotations,omitempty"`
 	// CgroupParent is the pod's cgroup; empty means <Config.CgroupParent>/pod<UID>.
@@ -78,6 +80,12 @@ type PortMapping struct {
 	ContainerPort int32  `json:"containerPort"`
 	HostPort      int32  `json:"hostPort"`
 	HostIP        string `json:"hostIP,omitempty"`
+}
+
+// Bandwidth limits what a pod receives and sends, in bits a second; 0 is no limit.
+type Bandwidth struct {
+	Ingress uint64 `json:"ingress,omitempty"`
+	Egress  uint64 `json:"egress,omitempty"`
 }
 
 // ContainerSpec is what a container is made from. Name and Attempt are its identity in its sandbox.

@@ -1,7 +1,9 @@
 package firewall
 
 import (
+	"fmt"
 	"net/netip"
+	"slices"
 	"syscall"
 
 	"github.com/google/nftables"
@@ -23,48 +25,88 @@ const (
 	loopbackPrefix = "127.0.0.0/8"
 )
 
-func (t *Table) addChains(c *nftables.Conn, subnets []netip.Prefix) {
-	base := func(name string, kind nftables.ChainType, hook *nftables.ChainHook, priority nftables.ChainPriority) *nftables.Chain {
-		return c.AddChain(&nftables.Chain{Table: t.table(), Name: name, Type: kind, Hooknum: hook, Priority: &priority})
-	}
-	rule := func(chain *nftables.Chain, parts ...[]expr.Any) {
-		var all []expr.Any
-		for _, p := range parts {
-			all = append(all, p...)
-		}
-		c.AddRule(&nftables.Rule{Table: t.table(), Chain: chain, Exprs: all})
-	}
+// chain is one of the table's chains with its rules.
+type chain struct {
+	*nftables.Chain
+	rules [][]expr.Any
+}
 
-	ports := c.AddChain(&nftables.Chain{Table: t.table(), Name: "ports"})
-	rule(ports, family(nfProtoIPv4), dnat(mapOn4, nfProtoIPv4))
-	rule(ports, family(nfProtoIPv4), dnat(mapAll4, nfProtoIPv4))
-	rule(ports, family(nfProtoIPv6), dnat(mapOn6, nfProtoIPv6))
-	rule(ports, family(nfProtoIPv6), dnat(mapAll6, nfProtoIPv6))
+func (c *chain) rule(parts ...[]expr.Any) { c.rules = append(c.rules, slices.Concat(parts...)) }
+
+func (t *Table) addChains(c *nftables.Conn, subnets []netip.Prefix) {
+	all := t.chains(subnets)
+	for _, ch := range all {
+		c.AddChain(ch.Chain)
+	}
+	for _, ch := range all {
+		for _, exprs := range ch.rules {
+			c.AddRule(&nftables.Rule{Table: t.table(), Chain: ch.Chain, Exprs: exprs})
+		}
+	}
+}
+
+// chains are what the table has besides its maps, those that are jumped to first.
+func (t *Table) chains(subnets []netip.Prefix) []*chain {
+	base := func(name string, kind nftables.ChainType, hook *nftables.ChainHook, priority nftables.ChainPriority) *chain {
+		return &chain{Chain: &nftables.Chain{Table: t.table(), Name: name, Type: kind, Hooknum: hook, Priority: &priority}}
+	}
+	ports := &chain{Chain: &nftables.Chain{Table: t.table(), Name: "ports"}}
+	ports.rule(family(nfProtoIPv4), dnat(mapOn4, nfProtoIPv4))
+	ports.rule(family(nfProtoIPv4), dnat(mapAll4, nfProtoIPv4))
+	ports.rule(family(nfProtoIPv6), dnat(mapOn6, nfProtoIPv6))
+	ports.rule(family(nfProtoIPv6), dnat(mapAll6, nfProtoIPv6))
 
 	jump := []expr.Any{&expr.Verdict{Kind: expr.VerdictJump, Chain: "ports"}}
 	prerouting := base("prerouting", nftables.ChainTypeNAT, nftables.ChainHookPrerouting, *nftables.ChainPriorityNATDest)
-	rule(prerouting, toLocal(), jump)
+	prerouting.rule(toLocal(), jump)
 	output := base("output", nftables.ChainTypeNAT, nftables.ChainHookOutput, *nftables.ChainPriorityNATDest)
 	// The kernel routes no answer back to ::1. Clients that try it are refused at once, and go on to 127.0.0.1.
-	rule(output, to(netip.MustParsePrefix("::1/128")), []expr.Any{&expr.Verdict{Kind: expr.VerdictReturn}})
-	rule(output, toLocal(), jump)
+	output.rule(to(netip.MustParsePrefix("::1/128")), []expr.Any{&expr.Verdict{Kind: expr.VerdictReturn}})
+	output.rule(toLocal(), jump)
 
 	postrouting := base("postrouting", nftables.ChainTypeNAT, nftables.ChainHookPostrouting, *nftables.ChainPriorityNATSource)
 	masquerade := []expr.Any{&expr.Masq{}}
 	for _, s := range subnets {
 		// What leaves the pods' network takes the host's address.
-		rule(postrouting, from(s), iface(expr.MetaKeyOIFNAME, t.bridge, expr.CmpOpNeq), masquerade)
+		postrouting.rule(from(s), iface(expr.MetaKeyOIFNAME, t.bridge, expr.CmpOpNeq), masquerade)
 		// A pod that came by a host port must answer by the host, also to its neighbours and to itself.
-		rule(postrouting, from(s), iface(expr.MetaKeyOIFNAME, t.bridge, expr.CmpOpEq), translated(), masquerade)
+		postrouting.rule(from(s), iface(expr.MetaKeyOIFNAME, t.bridge, expr.CmpOpEq), translated(), masquerade)
 	}
 	// The host's own processes come from 127.0.0.1, which means something else in the pod.
-	rule(postrouting, from(netip.MustParsePrefix(loopbackPrefix)), iface(expr.MetaKeyOIFNAME, t.bridge, expr.CmpOpEq), masquerade)
+	postrouting.rule(from(netip.MustParsePrefix(loopbackPrefix)), iface(expr.MetaKeyOIFNAME, t.bridge, expr.CmpOpEq), masquerade)
 
 	// The bridge has route_localnet, for the answers to the host's own processes. Without this rule it would
 	// also let pods reach what listens on the host's 127.0.0.1 (CVE-2020-8558).
 	guard := base("guard", nftables.ChainTypeFilter, nftables.ChainHookPrerouting, *nftables.ChainPriorityRaw)
-	rule(guard, iface(expr.MetaKeyIIFNAME, t.bridge, expr.CmpOpEq), to(netip.MustParsePrefix(loopbackPrefix)),
+	guard.rule(iface(expr.MetaKeyIIFNAME, t.bridge, expr.CmpOpEq), to(netip.MustParsePrefix(loopbackPrefix)),
 		[]expr.Any{&expr.Verdict{Kind: expr.VerdictDrop}})
+	return []*chain{ports, prerouting, output, postrouting, guard}
+}
+
+// Missing tells which chains of the table are not there, or have lost rules. A table that is not there is one
+// thing that is missing.
+func (t *Table) Missing(subnets []netip.Prefix) ([]string, error) {
+	exists, err := t.Exists()
+	if err != nil || !exists {
+		return []string{"the table " + t.name + " is missing"}, err
+	}
+	var out []string
+	for _, ch := range t.chains(subnets) {
+		var rules []*nftables.Rule
+		err := t.with("list chain "+ch.Name, func(c *nftables.Conn) (err error) {
+			rules, err = c.GetRules(t.table(), ch.Chain)
+			return err
+		})
+		switch {
+		case IsMissing(err):
+			out = append(out, fmt.Sprintf("the chain %s of table %s is missing", ch.Name, t.name))
+		case err != nil:
+			return nil, err
+		case len(rules) < len(ch.rules):
+			out = append(out, fmt.Sprintf("the chain %s of table %s has %d of its %d rules", ch.Name, t.name, len(rules), len(ch.rules)))
+		}
+	}
+	return out, nil
 }
 
 // family matches packets of an address family.

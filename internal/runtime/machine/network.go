@@ -11,29 +11,35 @@ import (
 	"github.com/11f9778f/berth/internal/runtime"
 )
 
-// Network is runtime.Network on the built-in bridge.
-func Network(m *network.Manager) runtime.Network { return bridge{m} }
+// Network is runtime.Network on a network: the built-in bridge, or that of CNI plugins.
+func Network(m network.Network) runtime.Network { return podNetwork{m} }
 
-type bridge struct{ m *network.Manager }
+type podNetwork struct{ m network.Network }
 
 // CreateNetNS makes and pins a namespace.
-func (b bridge) CreateNetNS(ctx context.Context, id string, sysctls map[string]string) (string, error) {
+func (b podNetwork) CreateNetNS(ctx context.Context, id string, sysctls map[string]string) (string, error) {
 	return b.m.CreateNetNS(ctx, id, sysctls)
 }
 
 // AdoptNetNS pins a namespace that is there.
-func (b bridge) AdoptNetNS(ctx context.Context, id, from string) (string, error) {
+func (b podNetwork) AdoptNetNS(ctx context.Context, id, from string) (string, error) {
 	return b.m.AdoptNetNS(ctx, id, from)
 }
 
 // RemoveNetNS removes it.
-func (b bridge) RemoveNetNS(ctx context.Context, id string) error { return b.m.RemoveNetNS(ctx, id) }
+func (b podNetwork) RemoveNetNS(ctx context.Context, id string) error {
+	return b.m.RemoveNetNS(ctx, id)
+}
 
 // Attach gives a pod its addresses.
-func (b bridge) Attach(ctx context.Context, r runtime.AttachRequest) ([]netip.Addr, error) {
+func (b podNetwork) Attach(ctx context.Context, r runtime.AttachRequest) ([]netip.Addr, error) {
 	req := network.Request{
 		SandboxID: r.SandboxID, NetNS: r.NetNS,
 		PodNamespace: r.PodNamespace, PodName: r.PodName, PodUID: r.PodUID,
+		Bandwidth: network.Bandwidth(r.Bandwidth), IPs: r.IPs,
+	}
+	if d := r.DNS; d != nil {
+		req.DNS = &network.DNS{Servers: d.Servers, Searches: d.Searches, Options: d.Options}
 	}
 	for _, p := range r.Ports {
 		m := network.PortMapping{Protocol: p.Protocol, HostPort: uint16(p.HostPort), ContainerPort: uint16(p.ContainerPort)}
@@ -54,10 +60,10 @@ func (b bridge) Attach(ctx context.Context, r runtime.AttachRequest) ([]netip.Ad
 }
 
 // Detach takes them back.
-func (b bridge) Detach(ctx context.Context, id string) error { return b.m.Detach(ctx, id) }
+func (b podNetwork) Detach(ctx context.Context, id string) error { return b.m.Detach(ctx, id) }
 
 // Inventory lists what belongs to single sandboxes; bridge and table belong to all of them.
-func (b bridge) Inventory(ctx context.Context) ([]runtime.Resource, error) {
+func (b podNetwork) Inventory(ctx context.Context) ([]runtime.Resource, error) {
 	items, err := b.m.Inventory(ctx)
 	if err != nil {
 		return nil, err
@@ -77,7 +83,7 @@ func (b bridge) Inventory(ctx context.Context) ([]runtime.Resource, error) {
 }
 
 // Repair removes everything whose owner is not alive.
-func (b bridge) Repair(ctx context.Context, live func(id string) bool) error {
+func (b podNetwork) Repair(ctx context.Context, live func(id string) bool) error {
 	_, err := b.m.Repair(ctx, live)
 	return err
 }
