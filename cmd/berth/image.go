@@ -3,8 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"io"
-	"os"
 	"strings"
 	"time"
 
@@ -17,10 +15,14 @@ func (c *cli) imageCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "image",
 		Short: "Look after the images in the store",
+		Long: "Look after the images in the store. Every verb takes names (busybox is docker.io/library/busybox:latest),\n" +
+			"IDs or their first digits, and -o json.",
 		Example: "  berth image pull docker.io/library/busybox:1.36\n  berth image import busybox.tar\n" +
-			"  berth image ls\n  berth image rm busybox:1.36",
+			"  berth image ls\n  berth image tag busybox:1.36 127.0.0.1:5000/busybox:1\n  berth image push 127.0.0.1:5000/busybox:1\n  berth image rm busybox:1.36",
 	}
-	cmd.AddCommand(c.imageLs("ls"), c.imagePull(), c.imageImport(), c.imageRm(), c.imageInspect(), c.imageExplain())
+	cmd.AddCommand(c.imageLs("ls"), c.imageInspect(), c.imageExplain(), c.imageRm(),
+		c.imagePull(), c.imagePush(), c.imageImport(), c.imageExport(),
+		c.imageTag(), c.imageUntag(), c.imagePin(true), c.imagePin(false), c.imagePrune())
 	return cmd
 }
 
@@ -40,31 +42,58 @@ func (c *cli) withNode(ctx context.Context, f func(*handle) error) error {
 	return err
 }
 
-func (c *cli) imageLs(use string) *cobra.Command {
+// imageVerb gives cmd what the verbs on images have in common: a node, -o json, and completion with the names
+// that are here. run returns what -o json prints; print is for people.
+func imageVerb[T any](c *cli, cmd *cobra.Command, run func(ctx context.Context, h *handle, args []string) (T, error), print func(T) error) *cobra.Command {
 	var output string
-	cmd := &cobra.Command{
-		Use:   use,
-		Short: "List the images in the store",
-		Args:  cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			return c.withNode(cmd.Context(), func(h *handle) error {
-				images, err := h.node.Images(cmd.Context())
-				if err != nil {
-					return err
-				}
-				if output == "json" {
-					return writeJSON(c.out, images)
-				}
-				rows := [][]string{{"IMAGE", "ID", "PLATFORM", "SIZE", "AGE"}}
-				for i := range images {
-					rows = append(rows, imageRows(&images[i])...)
-				}
-				return table(c.out, rows)
-			})
-		},
+	if cmd.ValidArgsFunction == nil {
+		cmd.ValidArgsFunction = c.completeImages
+	}
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		return c.withNode(cmd.Context(), func(h *handle) error {
+			v, err := run(cmd.Context(), h, args)
+			if err != nil {
+				return err
+			}
+			if output == "json" {
+				return writeJSON(c.out, v)
+			}
+			return print(v)
+		})
 	}
 	outputFlag(cmd, &output, "json")
 	return cmd
+}
+
+// each calls f for each argument, and collects what it returns.
+func each[T any](args []string, f func(string) (T, error)) ([]T, error) {
+	out := []T{}
+	for _, a := range args {
+		v, err := f(a)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, v)
+	}
+	return out, nil
+}
+
+func (c *cli) imageLs(use string) *cobra.Command {
+	return imageVerb(c, &cobra.Command{
+		Use:               use,
+		Short:             "List the images in the store",
+		Example:           "  berth image ls\n  berth image ls -o json | jq -r '.[].ID'",
+		Args:              cobra.NoArgs,
+		ValidArgsFunction: cobra.NoFileCompletions,
+	}, func(ctx context.Context, h *handle, _ []string) ([]image.Image, error) {
+		return h.node.Images(ctx)
+	}, func(images []image.Image) error {
+		rows := [][]string{{"IMAGE", "ID", "PLATFORM", "SIZE", "AGE", "USED", "PINNED"}}
+		for i := range images {
+			rows = append(rows, imageRows(&images[i])...)
+		}
+		return table(c.out, rows)
+	})
 }
 
 // imageRows is a row for each name of an image.
@@ -77,8 +106,12 @@ func imageRows(img *image.Image) [][]string {
 		names = []string{"-"}
 	}
 	var rows [][]string
+	pinned := ""
+	if img.Pinned {
+		pinned = "yes"
+	}
 	for _, n := range names {
-		rows = append(rows, []string{n, shortID(img), img.Config.OS + "/" + img.Config.Architecture, size(img.Size), age(img.Pulled, time.Now())})
+		rows = append(rows, []string{n, shortID(img), img.Config.OS + "/" + img.Config.Architecture, size(img.Size), age(img.Pulled, time.Now()), age(img.Used, time.Now()), pinned})
 	}
 	return rows
 }
@@ -88,123 +121,44 @@ func shortID(img *image.Image) string {
 	return hex[:min(12, len(hex))]
 }
 
-func (c *cli) imagePull() *cobra.Command {
-	return &cobra.Command{
-		Use:     "pull IMAGE…",
-		Short:   "Fetch images from their registries",
-		Example: "  berth image pull docker.io/library/busybox:1.36\n  berth image pull 127.0.0.1:5000/app@sha256:…",
-		Args:    needArgs(1, "the name of an image"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			v := newView(c, false)
-			return c.withNode(cmd.Context(), func(h *handle) error {
-				for _, ref := range args {
-					began := time.Now()
-					images, err := h.node.Pull(cmd.Context(), ref, func(p image.Progress) { v.pull(ref, p) })
-					v.progress(ref, 0, 0, "", true)
-					if err != nil {
-						return err
-					}
-					for i := range images {
-						v.note("%s pulled in %s (%s, ID %s)", ref, milliseconds(time.Since(began)), size(images[i].Size), shortID(&images[i]))
-					}
-				}
-				return nil
-			})
-		},
-	}
-}
-
-// pull shows how far a pull is.
-func (v *view) pull(ref string, p image.Progress) {
-	var have, all int64
-	done := 0
-	for _, l := range p.Layers {
-		have += l.Downloaded
-		all += l.Size
-		if l.Phase == image.PhaseDone || l.Phase == image.PhaseExists {
-			done++
-		}
-	}
-	v.progress(ref, have, all, fmt.Sprintf("%d of %d layers", done, len(p.Layers)), p.Phase == image.PhaseDone || p.Phase == image.PhaseFailed)
-}
-
-func (c *cli) imageImport() *cobra.Command {
-	var name string
-	cmd := &cobra.Command{
-		Use:     "import FILE…",
-		Short:   "Take images from archives (docker save, OCI layout); - is standard input",
-		Example: "  berth image import busybox.tar\n  docker save app:1 | berth image import -",
-		Args:    needArgs(1, "the name of an archive"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			v := newView(c, false)
-			return c.withNode(cmd.Context(), func(h *handle) error {
-				for _, file := range args {
-					images, err := c.importFile(cmd.Context(), h, v, name, file)
-					if err != nil {
-						return err
-					}
-					for i := range images {
-						fmt.Fprintf(c.out, "imported %s (ID %s)\n", strings.Join(images[i].RepoTags, ", "), shortID(&images[i]))
-					}
-				}
-				return nil
-			})
-		},
-	}
-	cmd.Flags().StringVar(&name, "name", "", "name for an image whose archive has none")
-	return cmd
-}
-
-func (c *cli) importFile(ctx context.Context, h *handle, v *view, name, file string) ([]image.Image, error) {
-	var r io.Reader = c.in
-	if file != "-" {
-		f, err := os.Open(file)
-		if err != nil {
-			return nil, err
-		}
-		defer f.Close()
-		r = f
-	}
-	defer v.progress(file, 0, 0, "", true)
-	return h.node.Import(ctx, name, r, func(p image.Progress) { v.pull(file, p) })
-}
-
 func (c *cli) imageRm() *cobra.Command {
-	return &cobra.Command{
+	return imageVerb(c, &cobra.Command{
 		Use:   "rm IMAGE…",
 		Short: "Remove images, by name or ID, with all their names",
-		Args:  needArgs(1, "the name or ID of an image"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			return c.withNode(cmd.Context(), func(h *handle) error {
-				for _, ref := range args {
-					if err := h.node.RemoveImage(cmd.Context(), ref); err != nil {
-						return err
-					}
-					fmt.Fprintf(c.out, "removed %s\n", ref)
-				}
-				return nil
-			})
-		},
-	}
+		Long: "Remove images, by name or ID, with all their names. Their files go in the background; layers that a container\n" +
+			"lies on go with the container. To take a name from an image that has others, use berth image untag.",
+		Example: "  berth image rm busybox:1.36\n  berth image rm 3f2a91c0",
+		Args:    needArgs(1, "the name or ID of an image"),
+	}, func(ctx context.Context, h *handle, args []string) ([]string, error) {
+		return each(args, func(ref string) (string, error) { return ref, h.node.RemoveImage(ctx, ref) })
+	}, func(removed []string) error {
+		_, err := fmt.Fprintf(c.out, "removed %s\n", strings.Join(removed, "\nremoved "))
+		return err
+	})
+}
+
+// inspected is all that is known of an image.
+type inspected struct {
+	image.Image
+	// UsedBy are the containers that lie on it.
+	UsedBy []string
 }
 
 func (c *cli) imageInspect() *cobra.Command {
-	return &cobra.Command{
-		Use:   "inspect IMAGE…",
-		Short: "Print all that the store knows of images, as JSON",
-		Args:  needArgs(1, "the name or ID of an image"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			return c.withNode(cmd.Context(), func(h *handle) error {
-				out := []image.Image{}
-				for _, ref := range args {
-					img, err := h.node.Image(cmd.Context(), ref)
-					if err != nil {
-						return err
-					}
-					out = append(out, img)
-				}
-				return writeJSON(c.out, out)
-			})
-		},
-	}
+	print := func(all []inspected) error { return writeJSON(c.out, all) }
+	return imageVerb(c, &cobra.Command{
+		Use:     "inspect IMAGE…",
+		Short:   "Print all that the store knows of images: configuration, layers, who uses them",
+		Long:    "Print all that the store knows of images, as JSON: names, configuration, layers with their blobs, when they\nwere pulled and last used, and which containers use them.",
+		Example: "  berth image inspect busybox\n  berth image inspect busybox | jq '.[].UsedBy'",
+		Args:    needArgs(1, "the name or ID of an image"),
+	}, func(ctx context.Context, h *handle, args []string) ([]inspected, error) {
+		return each(args, func(ref string) (i inspected, err error) {
+			if i.Image, err = h.node.Image(ctx, ref); err != nil {
+				return i, err
+			}
+			i.UsedBy, err = h.node.ImageUsers(ctx, ref)
+			return i, err
+		})
+	}, print)
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"strings"
@@ -12,38 +13,22 @@ import (
 )
 
 func (c *cli) imageExplain() *cobra.Command {
-	var output string
-	cmd := &cobra.Command{
+	return imageVerb(c, &cobra.Command{
 		Use:   "explain IMAGE…",
 		Short: "Say what a pull would do, without pulling",
 		Long: "Say what a pull would do, without pulling and without asking any host: the image's full name, which hosts\n" +
 			"are asked in which order and why, with which credentials, trusted by what, through which proxy.\n\n" +
 			"Hosts come from images.registry_dirs in the configuration, folders like containerd's certs.d.",
-		Example:           "  berth image explain busybox\n  berth image explain registry.example/app:1 -o json",
-		Args:              needArgs(1, "the name of an image"),
-		ValidArgsFunction: c.completeImages,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			return c.withNode(cmd.Context(), func(h *handle) error {
-				all := []image.Explanation{}
-				for _, ref := range args {
-					e, err := h.node.ExplainImage(cmd.Context(), ref)
-					if err != nil {
-						return err
-					}
-					all = append(all, e)
-				}
-				if output == "json" {
-					return writeJSON(c.out, all)
-				}
-				for i := range all {
-					writeExplanation(c.out, &all[i])
-				}
-				return nil
-			})
-		},
-	}
-	outputFlag(cmd, &output, "json")
-	return cmd
+		Example: "  berth image explain busybox\n  berth image explain registry.example/app:1 -o json",
+		Args:    needArgs(1, "the name of an image"),
+	}, func(ctx context.Context, h *handle, args []string) ([]image.Explanation, error) {
+		return each(args, func(ref string) (image.Explanation, error) { return h.node.ExplainImage(ctx, ref) })
+	}, func(all []image.Explanation) error {
+		for i := range all {
+			writeExplanation(c.out, &all[i])
+		}
+		return nil
+	})
 }
 
 func writeExplanation(w io.Writer, e *image.Explanation) {

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -14,6 +15,7 @@ import (
 	"github.com/11f9778f/berth/internal/config"
 	"github.com/11f9778f/berth/internal/cri/streaming"
 	"github.com/11f9778f/berth/internal/image"
+	"github.com/11f9778f/berth/internal/kubelet/imagegc"
 	"github.com/11f9778f/berth/internal/node"
 	"github.com/11f9778f/berth/internal/shim/client"
 )
@@ -110,6 +112,9 @@ func (c *cli) load(cmd *cobra.Command, settings []setting) (*config.Loaded, erro
 	return l, l.Check()
 }
 
+// imageGCPeriod is how often the kubelet looks at the disk of the images, as upstream's does.
+const imageGCPeriod = 5 * time.Minute
+
 // nodeConfig is what the configuration means for a node.
 func nodeConfig(l *config.Loaded, log *slog.Logger) node.Config {
 	cfg := node.Config{
@@ -122,6 +127,10 @@ func nodeConfig(l *config.Loaded, log *slog.Logger) node.Config {
 		},
 		GroupSize: l.Shims.GroupSize,
 		Downloads: l.Images.Downloads, Unpacks: l.Images.Unpacks,
+		ImageGC: imagegc.Policy{
+			HighPercent: l.Images.GCHighPercent, LowPercent: l.Images.GCLowPercent, MinAge: l.Images.GCMinAge.Duration,
+			MaxAge: l.Images.GCMaxAge.Duration, Period: imageGCPeriod,
+		},
 		Pinned: l.Images.Pinned, CDIDirs: l.CRI.CDIDirs, CRIU: l.Checkpoint.CRIU,
 		NRI: node.NRI{Socket: l.NRI.Socket, Plugins: l.NRI.Plugins, PluginConfig: l.NRI.PluginConfig},
 		Streaming: streaming.Config{

@@ -200,6 +200,14 @@ func (c *checker) images() {
 	i := c.l.Images
 	c.within("images.downloads", i.Downloads, 1, 1000)
 	c.within("images.unpacks", i.Unpacks, 0, 1000)
+	c.within("images.gc_high_percent", i.GCHighPercent, 1, 100)
+	c.within("images.gc_low_percent", i.GCLowPercent, 0, i.GCHighPercent)
+	if i.GCMinAge.Duration < 0 {
+		c.bad("images.gc_min_age", "it can't be less than nothing")
+	}
+	if i.GCMaxAge.Duration < 0 {
+		c.bad("images.gc_max_age", "it can't be less than nothing")
+	}
 	if i.KeepForRetry.Duration < 0 {
 		c.bad("images.keep_for_retry", "it can't be less than nothing")
 	}

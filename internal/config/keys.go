@@ -134,9 +134,19 @@ type Images struct {
 	Unpacks int `toml:"unpacks"`
 	// How long the whole layers of a pull that broke off stay for its repetition. "0s" keeps none.
 	KeepForRetry Duration `toml:"keep_for_retry" reload:"yes"`
-	// Images that a kubelet is asked not to collect: full names, in which * stands for a part without a
-	// slash ("registry.k8s.io/pause:*").
+	// Images that neither a kubelet nor "berth image prune" may collect: full names, in which * stands for a
+	// part without a slash ("registry.k8s.io/pause:*"). "berth image pin" pins single ones.
 	Pinned []string `toml:"pinned"`
+	// The kubelet of "berth node" removes images that no container uses when their filesystem is this full,
+	// in per cent, and begins with those that were used longest ago. 100 removes none. (KubeletConfiguration's
+	// imageGCHighThresholdPercent; a stock kubelet has its own.)
+	GCHighPercent int `toml:"gc_high_percent"`
+	// It stops when no more than this should be used.
+	GCLowPercent int `toml:"gc_low_percent"`
+	// Younger images stay, and those that were used more lately.
+	GCMinAge Duration `toml:"gc_min_age"`
+	// Images that nobody has used for so long go, however much room there is. "0s" removes none.
+	GCMaxAge Duration `toml:"gc_max_age"`
 }
 
 // Cgroup is where limits are.
@@ -183,7 +193,8 @@ func Default() Config {
 		Network: Network{Driver: "bridge", CNI: CNI{
 			ConfDir: "/etc/cni/net.d", BinDirs: []string{"/opt/cni/bin"}, Timeout: Duration{time.Minute},
 		}},
-		Images:  Images{Pinned: []string{}, RegistryDirs: []string{"/etc/berth/certs.d", "/etc/containerd/certs.d", "/etc/docker/certs.d"}, Downloads: 6, KeepForRetry: Duration{10 * time.Minute}},
+		Images: Images{Pinned: []string{}, RegistryDirs: []string{"/etc/berth/certs.d", "/etc/containerd/certs.d", "/etc/docker/certs.d"}, Downloads: 6, KeepForRetry: Duration{10 * time.Minute},
+			GCHighPercent: 85, GCLowPercent: 80, GCMinAge: Duration{2 * time.Minute}},
 		Tracing: Tracing{SampleRatio: 1},
 	}
 }

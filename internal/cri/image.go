@@ -3,7 +3,6 @@ package cri
 import (
 	"context"
 	"errors"
-	"path"
 	"strconv"
 	"strings"
 
@@ -136,7 +135,7 @@ func fsUsage(f image.FSInfo) *runtimeapi.FilesystemUsage {
 func (s *Server) criImage(img *image.Image) *runtimeapi.Image {
 	out := &runtimeapi.Image{
 		Id: img.ID.String(), RepoTags: img.RepoTags, RepoDigests: img.RepoDigests, Size: uint64(img.Size),
-		Spec: &runtimeapi.ImageSpec{Image: img.ID.String()}, Pinned: s.pinned(img),
+		Spec: &runtimeapi.ImageSpec{Image: img.ID.String()}, Pinned: img.Pinned || img.Named(s.cfg.Pinned),
 	}
 	user, _, _ := strings.Cut(img.Config.Config.User, ":")
 	if uid, err := strconv.ParseInt(user, 10, 64); err == nil {
@@ -145,16 +144,4 @@ func (s *Server) criImage(img *image.Image) *runtimeapi.Image {
 		out.Username = user
 	}
 	return out
-}
-
-// pinned tells whether one of the image's names is one that the kubelet is asked to keep.
-func (s *Server) pinned(img *image.Image) bool {
-	for _, pattern := range s.cfg.Pinned {
-		for _, name := range img.RepoTags {
-			if ok, err := path.Match(pattern, name); err == nil && ok {
-				return true
-			}
-		}
-	}
-	return false
 }

@@ -1,6 +1,8 @@
 package image
 
 import (
+	"path"
+	"slices"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -25,6 +27,20 @@ type Image struct {
 	Layers []Layer
 	// Pulled is when the image came into this store.
 	Pulled time.Time
+	// Used is when a container was last made of it, or Pulled.
+	Used time.Time
+	// Pinned says that neither Prune nor a kubelet may collect it.
+	Pinned bool
+}
+
+// Named tells whether one of the image's tags matches one of the patterns (path.Match).
+func (i *Image) Named(patterns []string) bool {
+	return slices.ContainsFunc(patterns, func(pattern string) bool {
+		return slices.ContainsFunc(i.RepoTags, func(name string) bool {
+			ok, err := path.Match(pattern, name)
+			return err == nil && ok
+		})
+	})
 }
 
 // Layer is one layer of an image: the blob that carried it and the tar that it holds.

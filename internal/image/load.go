@@ -150,7 +150,7 @@ func (s *Store) loadIndex() error {
 }
 
 func (s *Store) rewriteIndex() error {
-	b, err := encodeIndex(s.manifests, s.names)
+	b, err := encodeIndex(s.manifests, s.names, s.pins)
 	if err != nil {
 		return err
 	}
@@ -160,7 +160,7 @@ func (s *Store) rewriteIndex() error {
 // loadEntry loads one entry of index.json. Layers are not looked for: Prepare unpacks them again from
 // their blobs.
 func (s *Store) loadEntry(desc ispec.Descriptor) error {
-	name := desc.Annotations[ispec.AnnotationRefName]
+	name, pinned := desc.Annotations[ispec.AnnotationRefName], desc.Annotations[annotationPinned] == "true"
 	desc.Annotations = nil
 	if err := checkDescriptor(desc); err != nil {
 		return err
@@ -179,6 +179,9 @@ func (s *Store) loadEntry(desc ispec.Descriptor) error {
 	}
 	if name != "" {
 		s.names[name] = desc.Digest
+	}
+	if pinned {
+		s.pins[desc.Digest] = true
 	}
 	return nil
 }

@@ -22,6 +22,8 @@ type change struct {
 	add    map[digest.Digest]*manifest
 	name   map[string]digest.Digest // full names that lead to a manifest from now on
 	remove []digest.Digest          // manifests that go, with all their names
+	unname []string                 // full names that lead nowhere from now on
+	pin    map[digest.Digest]bool   // manifests that are pinned from now on, or not
 }
 
 // commit makes the change, first on the disk. The blobs and layers of what it adds are at their final
@@ -30,10 +32,11 @@ func (s *Store) commit(c change) error {
 	s.disk.Lock()
 	defer s.disk.Unlock()
 	s.mu.Lock()
-	manifests, names := maps.Clone(s.manifests), maps.Clone(s.names)
+	manifests, names, pins := maps.Clone(s.manifests), maps.Clone(s.names), maps.Clone(s.pins)
 	s.mu.Unlock()
 	for _, d := range c.remove {
 		delete(manifests, d)
+		delete(pins, d)
 		maps.DeleteFunc(names, func(_ string, to digest.Digest) bool { return to == d })
 	}
 	for d, m := range c.add {
@@ -42,8 +45,18 @@ func (s *Store) commit(c change) error {
 		}
 	}
 	maps.Copy(names, c.name)
-	s.dropNameless(manifests, names)
-	b, err := encodeIndex(manifests, names)
+	for _, n := range c.unname {
+		delete(names, n)
+	}
+	for d, on := range c.pin {
+		if _, ok := manifests[d]; ok && on {
+			pins[d] = true
+		} else {
+			delete(pins, d)
+		}
+	}
+	s.dropNameless(manifests, names, pins)
+	b, err := encodeIndex(manifests, names, pins)
 	if err != nil {
 		return err
 	}
@@ -51,14 +64,15 @@ func (s *Store) commit(c change) error {
 		return fmt.Errorf("record the image: %w", s.remedy(err))
 	}
 	s.mu.Lock()
-	s.manifests, s.names = manifests, names
+	s.manifests, s.names, s.pins = manifests, names, pins
 	s.mu.Unlock()
 	wake(s.settle)
 	return nil
 }
 
-// dropNameless removes the manifests whose last name now leads elsewhere. Those that never had one stay.
-func (s *Store) dropNameless(manifests map[digest.Digest]*manifest, names map[string]digest.Digest) {
+// dropNameless removes the manifests whose last name now leads elsewhere. Those that never had one,
+// and those that are pinned, stay.
+func (s *Store) dropNameless(manifests map[digest.Digest]*manifest, names map[string]digest.Digest, pins map[digest.Digest]bool) {
 	now := map[digest.Digest]bool{}
 	for _, d := range names {
 		now[d] = true
@@ -66,25 +80,35 @@ func (s *Store) dropNameless(manifests map[digest.Digest]*manifest, names map[st
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, d := range s.names {
-		if !now[d] {
+		if !now[d] && !pins[d] {
 			delete(manifests, d)
 		}
 	}
 }
 
+// annotationPinned marks the descriptors of what is pinned.
+const annotationPinned = "berth.pinned"
+
 // encodeIndex makes index.json: a descriptor for each name, and one for each manifest without a name.
-func encodeIndex(manifests map[digest.Digest]*manifest, names map[string]digest.Digest) ([]byte, error) {
+func encodeIndex(manifests map[digest.Digest]*manifest, names map[string]digest.Digest, pins map[digest.Digest]bool) ([]byte, error) {
 	index := ispec.Index{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ispec.MediaTypeImageIndex, Manifests: []ispec.Descriptor{}}
 	named := map[digest.Digest]bool{}
 	for _, name := range slices.Sorted(maps.Keys(names)) {
 		d := manifests[names[name]].desc
 		d.Annotations = map[string]string{ispec.AnnotationRefName: name}
+		if pins[d.Digest] {
+			d.Annotations[annotationPinned] = "true"
+		}
 		index.Manifests = append(index.Manifests, d)
 		named[d.Digest] = true
 	}
 	for _, dgst := range slices.Sorted(maps.Keys(manifests)) {
 		if !named[dgst] {
-			index.Manifests = append(index.Manifests, manifests[dgst].desc)
+			d := manifests[dgst].desc
+			if pins[dgst] {
+				d.Annotations = map[string]string{annotationPinned: "true"}
+			}
+			index.Manifests = append(index.Manifests, d)
 		}
 	}
 	return json.MarshalIndent(index, "", "  ")
@@ -171,7 +195,11 @@ func (s *Store) image(id digest.Digest) *Image {
 	img := &Image{ID: id}
 	var first *manifest
 	for d, m := range s.manifests {
-		if m.config.Digest == id && (first == nil || d < first.desc.Digest) {
+		if m.config.Digest != id {
+			continue
+		}
+		img.Pinned = img.Pinned || s.pins[d]
+		if first == nil || d < first.desc.Digest {
 			first = m
 		}
 	}
@@ -189,6 +217,9 @@ func (s *Store) image(id digest.Digest) *Image {
 	slices.Sort(img.RepoDigests)
 	img.Manifest, img.Config, img.Pulled = first.desc.Digest, cloneConfig(first.image), first.pulled
 	img.Layers = slices.Clone(first.layers)
+	if img.Used = s.lastUse[id]; img.Used.Before(img.Pulled) {
+		img.Used = img.Pulled
+	}
 	img.Size = first.desc.Size + first.config.Size
 	seen := map[digest.Digest]bool{}
 	for _, l := range first.layers {
@@ -301,6 +332,9 @@ func (s *Store) loadManifest(desc ispec.Descriptor) (*manifest, error) {
 	c, err := d.assemble(desc, b, config, nil)
 	if err != nil {
 		return nil, err
+	}
+	if fi, err := os.Stat(s.blob(d.Config.Digest)); err == nil {
+		s.lastUse[d.Config.Digest] = fi.ModTime() // touch has left it there
 	}
 	return c.record(fi.ModTime()), nil
 }

@@ -74,6 +74,7 @@ func (s *Store) Prepare(ctx context.Context, key string, img *Image) (Rootfs, er
 		s.unclaim(key)
 		return Rootfs{}, fmt.Errorf("prepare the root filesystem %s: %w", key, s.remedy(err))
 	}
+	s.touch(img.ID)
 	return s.rootfs(key, sn), nil
 }
 

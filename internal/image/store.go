@@ -46,8 +46,10 @@ type Store struct {
 
 	mu        sync.Mutex
 	manifests map[digest.Digest]*manifest
-	names     map[string]digest.Digest // full name → manifest
-	blobs     map[digest.Digest]int64  // what is at blobs/sha256, with its size
+	names     map[string]digest.Digest    // full name → manifest
+	pins      map[digest.Digest]bool      // manifests that are pinned
+	lastUse   map[digest.Digest]time.Time // when a container was last made of an image, by its ID
+	blobs     map[digest.Digest]int64     // what is at blobs/sha256, with its size
 	layerRecs map[digest.Digest]*layerRec
 	leases    map[digest.Digest]int       // blobs and layers (by diff ID) that running work counts on
 	keep      map[digest.Digest]time.Time // blobs and layers that wait for a pull's repetition, until then
@@ -127,6 +129,8 @@ func newStore(c Config) (*Store, error) {
 		unpacks:   semaphore.NewWeighted(int64(c.Unpacks)),
 		manifests: map[digest.Digest]*manifest{},
 		names:     map[string]digest.Digest{},
+		pins:      map[digest.Digest]bool{},
+		lastUse:   map[digest.Digest]time.Time{},
 		blobs:     map[digest.Digest]int64{},
 		layerRecs: map[digest.Digest]*layerRec{},
 		leases:    map[digest.Digest]int{},

@@ -70,6 +70,8 @@ type fake struct {
 	*httptest.Server
 	// hook may answer a request itself: then it returns true.
 	hook func(w http.ResponseWriter, r *http.Request) bool
+	// write is the same for requests that change something.
+	write func(w http.ResponseWriter, r *http.Request) bool
 }
 
 func newFake(t testing.TB) *fake {
@@ -78,6 +80,9 @@ func newFake(t testing.TB) *fake {
 	h := ggcr.New(ggcr.Logger(log.New(io.Discard, "", 0)))
 	f.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if f.hook != nil && r.Method == http.MethodGet && f.hook(w, r) {
+			return
+		}
+		if f.write != nil && r.Method != http.MethodGet && r.Method != http.MethodHead && f.write(w, r) {
 			return
 		}
 		h.ServeHTTP(w, r)

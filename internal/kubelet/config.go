@@ -3,6 +3,8 @@ package kubelet
 import (
 	"log/slog"
 	"time"
+
+	"github.com/11f9778f/berth/internal/kubelet/imagegc"
 )
 
 // Config is what a Kubelet needs. Root and Runtime and Images are required; zero values of the others mean
@@ -30,6 +32,10 @@ type Config struct {
 
 	// BackOffInitial, BackOffMax and BackOffReset are the crash-loop back-off. Defaults 10 s, 5 min, 10 min.
 	BackOffInitial, BackOffMax, BackOffReset time.Duration
+
+	// ImageGC is when images go that no container uses; the zero value collects none, as does an Images
+	// that can't list and remove.
+	ImageGC imagegc.Policy
 
 	// EventRing is how many events are kept for readers that come late. Default 4096.
 	EventRing int

@@ -112,6 +112,7 @@ func (k *Kubelet) Run(ctx context.Context) error {
 	err := <-first
 	if err == nil {
 		k.start(ctx)
+		k.running.Go(func() { k.collectImages(ctx) })
 		select {
 		case <-ctx.Done():
 		case <-k.shutdown:

@@ -14,6 +14,13 @@ import (
 //	GET    /node/image?ref=R             image.Image
 //	DELETE /node/image?ref=R
 //	GET    /node/image/explain?ref=R     image.Explanation
+//	GET    /node/image/users?ref=R       []string, "container web of pod default/hello"
+//	POST   /node/image/tag?ref=R&name=N  image.Image
+//	DELETE /node/image/tag?name=N
+//	POST   /node/image/pin?ref=R&pin=B   image.Image
+//	POST   /node/image/push?ref=R&to=N   NDJSON of Step
+//	GET    /node/images/export?ref=R&…   a tar; the trailer Berth-Error says what went wrong
+//	POST   /node/images/prune?high=…     image.Pruned
 //	POST   /node/images/pull?ref=R       NDJSON of Step
 //	POST   /node/images/import?name=N    body: archive; NDJSON of Step
 //	GET    /node/inventory               []Item
@@ -36,7 +43,12 @@ type Info struct {
 type Step struct {
 	Progress *image.Progress `json:"progress,omitempty"`
 	Images   []image.Image   `json:"images,omitempty"`
-	Error    string          `json:"error,omitempty"`
+	// Sent of All bytes are there: a push.
+	Sent int64 `json:"sent,omitempty"`
+	All  int64 `json:"all,omitempty"`
+	// Pushed is the full name with the digest, the last line of a push.
+	Pushed string `json:"pushed,omitempty"`
+	Error  string `json:"error,omitempty"`
 }
 
 // Item is one thing on disk or in the kernel that Berth made.

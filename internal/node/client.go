@@ -9,8 +9,6 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-
-	"github.com/11f9778f/berth/internal/image"
 )
 
 // Client calls what a node serves below /node/. Its methods may be called from several goroutines.
@@ -64,31 +62,6 @@ func (c *Client) call(ctx context.Context, method, path string, q url.Values, ou
 		return fmt.Errorf("%s %s: read the answer: %w", method, path, err)
 	}
 	return nil
-}
-
-// steps reads a stream of Step to its last line.
-func (c *Client) steps(ctx context.Context, path string, q url.Values, body io.Reader, progress func(image.Progress)) ([]image.Image, error) {
-	resp, err := c.do(ctx, http.MethodPost, path, q, body)
-	if err != nil {
-		return nil, err
-	}
-	defer resp.Body.Close()
-	for dec := json.NewDecoder(resp.Body); ; {
-		var s Step
-		if err := dec.Decode(&s); err != nil {
-			return nil, fmt.Errorf("the node broke off: %w", err)
-		}
-		switch {
-		case s.Error != "":
-			return nil, errors.New(s.Error)
-		case s.Progress != nil:
-			if progress != nil {
-				progress(*s.Progress)
-			}
-		default:
-			return s.Images, nil
-		}
-	}
 }
 
 // do returns an answer with a 2xx code, or the node's sentence as an error.

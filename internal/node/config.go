@@ -10,6 +10,7 @@ import (
 
 	"github.com/11f9778f/berth/internal/cri/streaming"
 	"github.com/11f9778f/berth/internal/image"
+	"github.com/11f9778f/berth/internal/kubelet/imagegc"
 	"github.com/11f9778f/berth/internal/shim/client"
 )
 
@@ -60,6 +61,8 @@ type Config struct {
 	Pinned []string
 	// CRIU is the path of the program that writes checkpoints; empty looks in PATH.
 	CRIU string
+	// ImageGC is when the node's own kubelet removes images that no container uses.
+	ImageGC imagegc.Policy
 	// CDIDirs are the folders with descriptions of CDI devices; none means the standard's.
 	CDIDirs []string
 	// NRI says where plugins come from; the zero value is none.

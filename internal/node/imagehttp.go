@@ -2,7 +2,11 @@ package node
 
 import (
 	"encoding/json"
+	"fmt"
+	"io"
 	"net/http"
+	"strconv"
+	"time"
 
 	"github.com/11f9778f/berth/internal/image"
 )
@@ -13,6 +17,13 @@ func (n *Node) imageRoutes(mux *http.ServeMux) {
 	mux.HandleFunc("GET /node/image", n.serveImage)
 	mux.HandleFunc("DELETE /node/image", n.serveRemoveImage)
 	mux.HandleFunc("GET /node/image/explain", n.serveExplain)
+	mux.HandleFunc("GET /node/image/users", n.serveUsers)
+	mux.HandleFunc("POST /node/image/tag", n.serveTag)
+	mux.HandleFunc("DELETE /node/image/tag", n.serveUntag)
+	mux.HandleFunc("POST /node/image/pin", n.servePin)
+	mux.HandleFunc("POST /node/image/push", n.servePush)
+	mux.HandleFunc("GET /node/images/export", n.serveExport)
+	mux.HandleFunc("POST /node/images/prune", n.servePrune)
 	mux.HandleFunc("POST /node/images/pull", n.servePull)
 	mux.HandleFunc("POST /node/images/import", n.serveImport)
 }
@@ -52,16 +63,21 @@ func (n *Node) serveImport(w http.ResponseWriter, r *http.Request) {
 	})
 }
 
-// steps sends how far something is, and in the last line what came of it.
-func (n *Node) steps(w http.ResponseWriter, do func(func(image.Progress)) ([]*image.Image, error)) {
+// stream begins an answer of one line after the other.
+func stream(w http.ResponseWriter) (send func(Step)) {
 	w.Header().Set("Content-Type", "application/x-ndjson")
 	rc := http.NewResponseController(w)
 	rc.EnableFullDuplex() // an import is still being read while its progress is told
 	enc := json.NewEncoder(w)
-	send := func(s Step) {
+	return func(s Step) {
 		enc.Encode(s)
 		rc.Flush()
 	}
+}
+
+// steps sends how far something is, and in the last line what came of it.
+func (n *Node) steps(w http.ResponseWriter, do func(func(image.Progress)) ([]*image.Image, error)) {
+	send := stream(w)
 	images, err := do(func(p image.Progress) { send(Step{Progress: &p}) })
 	if err != nil {
 		send(Step{Error: err.Error()})
@@ -77,4 +93,94 @@ func (n *Node) steps(w http.ResponseWriter, do func(func(image.Progress)) ([]*im
 func (n *Node) serveExplain(w http.ResponseWriter, r *http.Request) {
 	e, err := n.store.Explain(r.Context(), r.URL.Query().Get("ref"), image.PullOptions{})
 	answer(w, e, err)
+}
+
+// serveUsers tells which containers have an image.
+func (n *Node) serveUsers(w http.ResponseWriter, r *http.Request) {
+	img, err := n.store.Store.Get(r.URL.Query().Get("ref"))
+	if err != nil {
+		answer(w, nil, err)
+		return
+	}
+	users := n.store.Users(img.ID)
+	for i, id := range users {
+		users[i] = n.ownerName(id)
+	}
+	answer(w, users, nil)
+}
+
+func (n *Node) serveTag(w http.ResponseWriter, r *http.Request) {
+	q := r.URL.Query()
+	if _, err := n.store.Get(q.Get("ref")); err != nil { // this makes the demo image
+		answer(w, nil, err)
+		return
+	}
+	img, err := n.store.Tag(r.Context(), q.Get("ref"), q.Get("name"))
+	answer(w, img, err)
+}
+
+func (n *Node) serveUntag(w http.ResponseWriter, r *http.Request) {
+	answer(w, struct{}{}, n.store.Untag(r.Context(), r.URL.Query().Get("name")))
+}
+
+func (n *Node) servePin(w http.ResponseWriter, r *http.Request) {
+	q := r.URL.Query()
+	img, err := n.store.Pin(r.Context(), q.Get("ref"), q.Get("pin") != "false")
+	answer(w, img, err)
+}
+
+func (n *Node) servePush(w http.ResponseWriter, r *http.Request) {
+	q := r.URL.Query()
+	send := stream(w)
+	pushed, err := n.store.Push(r.Context(), q.Get("ref"), image.PushOptions{
+		To: q.Get("to"), Progress: func(done, all int64) { send(Step{Sent: done, All: all}) },
+	})
+	if err != nil {
+		send(Step{Error: err.Error()})
+		return
+	}
+	send(Step{Pushed: pushed})
+}
+
+// trailerError carries what went wrong after the first byte.
+const trailerError = "Berth-Error"
+
+func (n *Node) serveExport(w http.ResponseWriter, r *http.Request) {
+	refs := r.URL.Query()["ref"]
+	for _, ref := range refs {
+		if _, err := n.store.Get(ref); err != nil {
+			answer(w, nil, err)
+			return
+		}
+	}
+	w.Header().Set("Content-Type", "application/x-tar")
+	w.Header().Set("Trailer", trailerError)
+	if err := n.store.Export(r.Context(), w, refs...); err != nil {
+		w.Header().Set(trailerError, strconv.Quote(err.Error()))
+	}
+}
+
+func (n *Node) servePrune(w http.ResponseWriter, r *http.Request) {
+	io.Copy(io.Discard, r.Body)
+	q := r.URL.Query()
+	o := image.PruneOptions{
+		Untagged: q.Get("untagged") == "true", DryRun: q.Get("dry-run") == "true",
+		Keep: func(img *image.Image) bool { return img.Named(n.cfg.Pinned) },
+	}
+	for key, to := range map[string]*int{"high": &o.High, "low": &o.Low} {
+		if v, err := strconv.Atoi(q.Get(key)); err == nil {
+			*to = v
+		} else if q.Has(key) {
+			refuse(w, http.StatusBadRequest, fmt.Errorf("%s: %q is no number", key, q.Get(key)))
+			return
+		}
+	}
+	if v, err := time.ParseDuration(q.Get("unused")); err == nil {
+		o.Unused = v
+	} else if q.Has("unused") {
+		refuse(w, http.StatusBadRequest, fmt.Errorf("unused: %w", err))
+		return
+	}
+	p, err := n.store.Prune(r.Context(), o)
+	answer(w, p, err)
 }

@@ -19,6 +19,7 @@ import (
 	"github.com/11f9778f/berth/internal/cri"
 	"github.com/11f9778f/berth/internal/image"
 	"github.com/11f9778f/berth/internal/kubelet"
+	"github.com/11f9778f/berth/internal/kubelet/imagegc"
 	"github.com/11f9778f/berth/internal/network"
 	"github.com/11f9778f/berth/internal/runtime"
 	"github.com/11f9778f/berth/internal/runtime/machine"
@@ -147,10 +148,19 @@ func (n *Node) open(ctx context.Context) error {
 		return nil
 	}
 	n.kubelet, err = kubelet.New(kubelet.Config{
-		Root: n.cfg.Root, NodeName: n.cfg.NodeName, CgroupParent: n.cfg.Names.CgroupParent,
+		Root: n.cfg.Root, NodeName: n.cfg.NodeName, ImageGC: n.imageGC(), CgroupParent: n.cfg.Names.CgroupParent,
 		Runtime: n.cri, Images: imageService{n.cri}, Logger: n.cfg.Log,
 	})
 	return err
+}
+
+// imageGC is the policy of a node that is there for good; one that somebody's pod has started removes no images
+// behind his back.
+func (n *Node) imageGC() imagegc.Policy {
+	if n.cfg.IdleExit > 0 {
+		return imagegc.Policy{}
+	}
+	return n.cfg.ImageGC
 }
 
 // Tune changes a node that is ready, for what begins from now on. Pods that run keep what they have.
