@@ -1,8 +1,10 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -17,6 +19,7 @@ import (
 	"github.com/11f9778f/berth/internal/image"
 	"github.com/11f9778f/berth/internal/kubelet/imagegc"
 	"github.com/11f9778f/berth/internal/node"
+	"github.com/11f9778f/berth/internal/runtime"
 	"github.com/11f9778f/berth/internal/shim/client"
 )
 
@@ -109,7 +112,36 @@ func (c *cli) load(cmd *cobra.Command, settings []setting) (*config.Loaded, erro
 			return nil, err
 		}
 	}
-	return l, l.Check()
+	_, err = handlers(l)
+	return l, errors.Join(l.Check(), err)
+}
+
+// handlers are the rows of RuntimeClass handlers with the options that their shims understand.
+func handlers(l *config.Loaded) (map[string]node.Handler, error) {
+	rows := map[string]node.Handler{}
+	var errs []error
+	for _, name := range slices.Sorted(maps.Keys(l.Handlers)) {
+		h, own := l.Handlers[name], false
+		if own = filepath.Base(h.Shim) == client.DefaultBinary; own && len(h.Options) > 0 {
+			errs = append(errs, l.Mistake("handlers."+name+".options", "Berth's own shim has none"))
+		}
+		options, err := client.NewOptions(h.Shim, h.Options)
+		var bad *client.BadOption
+		switch {
+		case errors.As(err, &bad):
+			errs = append(errs, l.Mistake("handlers."+name+".options."+bad.Key, bad.Problem))
+		case err != nil:
+			errs = append(errs, l.Mistake("handlers."+name+".options", err.Error()))
+		}
+		systemd, _ := h.Options["SystemdCgroup"].(bool)
+		rows[name] = node.Handler{
+			Shim: client.Handler{Binary: h.Shim, Foreign: !own, Options: options},
+			Handler: runtime.Handler{
+				Foreign: !own, SystemdCgroup: systemd, PodAnnotations: h.PodAnnotations, ContainerAnnotations: h.ContainerAnnotations,
+			},
+		}
+	}
+	return rows, errors.Join(errs...)
 }
 
 // imageGCPeriod is how often the kubelet looks at the disk of the images, as upstream's does.
@@ -147,11 +179,8 @@ func nodeConfig(l *config.Loaded, log *slog.Logger) node.Config {
 }
 
 func tunable(l *config.Loaded) node.Tunable {
-	t := node.Tunable{Handlers: map[string]client.Handler{}, Tunable: image.Tunable{
+	rows, _ := handlers(l) // mistakes were told by load
+	return node.Tunable{Handlers: rows, Tunable: image.Tunable{
 		PlainHTTP: l.Images.PlainHTTP, RegistryDirs: l.Images.RegistryDirs, KeepForRetry: l.Images.KeepForRetry.Duration,
 	}}
-	for name, h := range l.Handlers {
-		t.Handlers[name] = client.Handler{Binary: h.Shim, Foreign: filepath.Base(h.Shim) != client.DefaultBinary}
-	}
-	return t
 }

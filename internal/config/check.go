@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/url"
+	"path"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -49,8 +50,13 @@ type checker struct {
 	errs []error
 }
 
+// Mistake is an error about a key, with where its value came from.
+func (l *Loaded) Mistake(key, problem string) error {
+	return fmt.Errorf("%s: %s: %s", l.Origin(key), key, problem)
+}
+
 func (c *checker) bad(key, format string, args ...any) {
-	c.errs = append(c.errs, fmt.Errorf("%s: %s: %s", c.l.Origin(key), key, fmt.Sprintf(format, args...)))
+	c.errs = append(c.errs, c.l.Mistake(key, fmt.Sprintf(format, args...)))
 }
 
 func (c *checker) oneOf(key, value string, known ...string) {
@@ -145,6 +151,13 @@ func (c *checker) handlers() {
 			c.bad(key, "%s.shim, its binary, is missing", key)
 		case strings.Contains(h.Shim, "/") && !filepath.IsAbs(h.Shim):
 			c.bad(key+".shim", "%q is neither a name nor an absolute path", h.Shim)
+		}
+		for name, patterns := range map[string][]string{"pod_annotations": h.PodAnnotations, "container_annotations": h.ContainerAnnotations} {
+			for _, p := range patterns {
+				if _, err := path.Match(p, ""); err != nil || p == "" {
+					c.bad(key+"."+name, "%q is no pattern of an annotation's name", p)
+				}
+			}
 		}
 	}
 }

@@ -30,7 +30,7 @@ func TestDropInsAreLaidOverTheFile(t *testing.T) {
 	path := place(t, map[string]string{
 		"config.toml": "root = \"/a\"\n[network]\nsubnets = [\"10.1.0.0/16\", \"fd00::/64\"]\n[handlers.gvisor]\nshim = \"first\"\n[images]\nkeep_for_retry = \"1h30m\"\n",
 		// Read in this order, whatever the order of writing.
-		"config.d/10-a.toml":  "[network]\nsubnets = [\"10.2.0.0/16\"]\n[handlers.kata]\nshim = \"/opt/kata\"\n",
+		"config.d/10-a.toml":  "[network]\nsubnets = [\"10.2.0.0/16\"]\n[handlers.kata]\nshim = \"/opt/kata\"\noptions = { B = true, A = [\"x\"] }\n",
 		"config.d/20-b.toml":  "handlers.gvisor.shim = \"second\"\nimages = { downloads = 3,\n plain_http = [\"r.local:5000\"] }\n",
 		"config.d/ignored.md": "not TOML",
 	})
@@ -66,7 +66,7 @@ func TestDropInsAreLaidOverTheFile(t *testing.T) {
 	if err := l.Show(&b); err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"[handlers.kata]", `subnets = ["10.9.0.0/16", "fd01::/64"]`, "# $BERTH_SUBNET", "# default", "# " + path + ":1"} {
+	for _, want := range []string{"[handlers.kata]", `options = {A = ["x"], B = true}`, `subnets = ["10.9.0.0/16", "fd01::/64"]`, "# $BERTH_SUBNET", "# default", "# " + path + ":1"} {
 		if !strings.Contains(b.String(), want) {
 			t.Errorf("show lacks %q:\n%s", want, b.String())
 		}
@@ -108,6 +108,8 @@ func TestMistakes(t *testing.T) {
 		"[log]\n\nlevel = \"debug\"\nformat = \"xml\"\n":            {":4: log.format:"},
 		"[handlers.A_b]\nshim = \"x\"\n":                            {":1: handlers.A_b: a handler is called by a DNS label"},
 		"[handlers.a]\n":                                            {":1: handlers.a: handlers.a.shim, its binary, is missing"},
+		"[handlers.a]\nshim = \"x\"\npod_annotations = [\"[\"]\n":   {":3: handlers.a.pod_annotations: \"[\" is no pattern"},
+		"[handlers.a]\nshim = \"x\"\noptions = 3\n":                 {":3: handlers.a.options: it takes a table"},
 		"handlers.a.shim = \"bin/shim\"\n":                          {":1: handlers.a.shim: \"bin/shim\" is neither"},
 		"[network]\nsubnets = [\"10.1.2.3/16\"]\n":                  {":2: network.subnets: 10.1.2.3/16 has bits beyond its length: did you mean 10.1.0.0/16?"},
 		"[network]\nsubnets = [\"10.1.0.0/16\", \"10.2.0.0/16\"]\n": {":2: network.subnets: 10.2.0.0/16 is the second"},

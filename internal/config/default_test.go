@@ -94,7 +94,7 @@ func table(b *strings.Builder, docs map[string]string, v reflect.Value, name str
 		switch {
 		case isTable(f.Type):
 			later = append(later, func() { table(b, docs, v.Field(i), key, false) })
-		case f.Type.Kind() == reflect.Map:
+		case isRows(f.Type):
 			defer func() { // after all else: what follows a table's head belongs to it
 				b.WriteString("\n" + comment(docs[typ.Name()+"."+f.Name], f.Tag.Get("reload") != ""))
 				table(b, docs, reflect.New(f.Type.Elem()).Elem(), key+".NAME", true)
@@ -167,7 +167,7 @@ func TestEveryKeyIsExplained(t *testing.T) {
 					t.Errorf("%s has no comment", f.Type.Name())
 				}
 				walk(f.Type)
-			case f.Type.Kind() == reflect.Map:
+			case isRows(f.Type):
 				walk(f.Type.Elem())
 				fallthrough
 			default:

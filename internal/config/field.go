@@ -29,12 +29,16 @@ func fieldsOf(v reflect.Value, prefix string, reload bool) []field {
 		switch {
 		case isTable(f.Type):
 			out = append(out, fieldsOf(v.Field(i), key+".", reload)...)
-		case f.Type.Kind() == reflect.Map:
+		case isRows(f.Type):
 			rows := v.Field(i)
 			for _, name := range slices.Sorted(maps.Keys(rows.Interface().(map[string]Handler))) {
 				row := reflect.New(f.Type.Elem()).Elem() // a row of a map can be read only
 				row.Set(rows.MapIndex(reflect.ValueOf(name)))
-				out = append(out, fieldsOf(row, key+"."+quoteKey(name)+".", reload)...)
+				for _, cell := range fieldsOf(row, key+"."+quoteKey(name)+".", reload) {
+					if k := cell.value.Kind(); k != reflect.Map && k != reflect.Slice || cell.value.Len() > 0 {
+						out = append(out, cell)
+					}
+				}
 			}
 		default:
 			out = append(out, field{key, v.Field(i), reload})
@@ -47,6 +51,9 @@ func fieldsOf(v reflect.Value, prefix string, reload bool) []field {
 func isTable(t reflect.Type) bool {
 	return t.Kind() == reflect.Struct && !t.Implements(reflect.TypeFor[encoding.TextMarshaler]())
 }
+
+// isRows tells a table of tables from a value that happens to be a map.
+func isRows(t reflect.Type) bool { return t.Kind() == reflect.Map && isTable(t.Elem()) }
 
 func tomlName(f reflect.StructField) string {
 	name, _, _ := strings.Cut(f.Tag.Get("toml"), ",")
@@ -84,12 +91,20 @@ func literal(v reflect.Value) string {
 	switch v.Kind() {
 	case reflect.String:
 		return strconv.Quote(v.String())
+	case reflect.Interface:
+		return literal(v.Elem())
 	case reflect.Slice:
 		items := make([]string, v.Len())
 		for i := range items {
 			items[i] = literal(v.Index(i))
 		}
 		return "[" + strings.Join(items, ", ") + "]"
+	case reflect.Map: // of a shim's options
+		var items []string
+		for _, key := range slices.Sorted(maps.Keys(v.Interface().(map[string]any))) {
+			items = append(items, quoteKey(key)+" = "+literal(v.MapIndex(reflect.ValueOf(key))))
+		}
+		return "{" + strings.Join(items, ", ") + "}"
 	}
 	if v.Kind() == reflect.Float64 && v.Float() == float64(int64(v.Float())) {
 		return fmt.Sprintf("%.1f", v.Float()) // TOML tells 1.0 from 1

@@ -86,6 +86,15 @@ type Shims struct {
 type Handler struct {
 	// The shim's binary: an absolute path, or a name in the folder of berth's own binary or in PATH.
 	Shim string `toml:"shim"`
+	// The shim's own options, as containerd's configuration has them: of a containerd-shim-runc-… BinaryName,
+	// Root, SystemdCgroup (its pods' cgroups must then be slices), NoPivotRoot, NoNewKeyring, ShimCgroup, IoUid,
+	// IoGid; of others TypeUrl and ConfigPath, or else the table itself, which they get as TOML.
+	Options map[string]any `toml:"options"`
+	// Annotations of pods that are passed on in the OCI specs of their sandboxes and containers, and those of
+	// containers, in the specs of these. Names, in which * stands for a part without a slash
+	// ("dev.gvisor.*").
+	PodAnnotations       []string `toml:"pod_annotations"`
+	ContainerAnnotations []string `toml:"container_annotations"`
 }
 
 // Network is what gives pods their addresses.

@@ -128,7 +128,9 @@ func typeOf(key []string) reflect.Type {
 	for _, part := range key {
 		switch t.Kind() {
 		case reflect.Map:
-			t = t.Elem()
+			if t = t.Elem(); t.Kind() == reflect.Interface {
+				return nil // whatever it is, it is the shim's business
+			}
 			continue
 		default:
 			if !isTable(t) {

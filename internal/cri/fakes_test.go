@@ -68,8 +68,8 @@ func (s shimRoom) Lookup(string) (runtime.Shim, bool)                           
 func (shimRoom) Release(context.Context, string) error                              { return nil }
 func (s shimRoom) Events() <-chan runtime.ShimEvent                                 { return s.events }
 func (shimRoom) Inventory(context.Context) ([]runtime.Resource, error)              { return nil, nil }
-func (shimRoom) CreateSandbox(context.Context, runtime.ShimSandbox) (string, string, error) {
-	return "/ipc", "/uts", nil
+func (shimRoom) CreateSandbox(context.Context, runtime.ShimSandbox) (runtime.SandboxPlace, error) {
+	return runtime.SandboxPlace{IPC: "/ipc", UTS: "/uts"}, nil
 }
 func (shimRoom) RemoveSandbox(context.Context, string) error                     { return nil }
 func (shimRoom) CreateTask(context.Context, runtime.Task) (int, error)           { return 7, nil }

@@ -157,7 +157,11 @@ func (k *Kubelet) runSandbox(ctx context.Context, pod *v1.Pod, config *runtimeap
 	if err := failpoint.Here("kubelet/sandbox/before"); err != nil {
 		return nil, err
 	}
-	made, err := k.cfg.Runtime.RunPodSandbox(ctx, &runtimeapi.RunPodSandboxRequest{Config: config})
+	req := &runtimeapi.RunPodSandboxRequest{Config: config}
+	if class := pod.Spec.RuntimeClassName; class != nil { // no API server says otherwise: a class is called as its handler
+		req.RuntimeHandler = *class
+	}
+	made, err := k.cfg.Runtime.RunPodSandbox(ctx, req)
 	if err != nil {
 		return nil, err
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/11f9778f/berth/internal/cri/streaming"
 	"github.com/11f9778f/berth/internal/image"
 	"github.com/11f9778f/berth/internal/kubelet/imagegc"
+	"github.com/11f9778f/berth/internal/runtime"
 	"github.com/11f9778f/berth/internal/shim/client"
 )
 
@@ -80,7 +81,30 @@ type NRI struct {
 type Tunable struct {
 	image.Tunable
 	// Handlers are the RuntimeClass handlers beside the node's own, by name.
-	Handlers map[string]client.Handler
+	Handlers map[string]Handler
+}
+
+// Handler is a RuntimeClass handler: what the shims' manager and what the runtime must know of it.
+type Handler struct {
+	Shim client.Handler
+	runtime.Handler
+}
+
+// shimHandlers and handlers are the two sides of the rows.
+func (t Tunable) shimHandlers() map[string]client.Handler {
+	rows := map[string]client.Handler{}
+	for name, h := range t.Handlers {
+		rows[name] = h.Shim
+	}
+	return rows
+}
+
+func (t Tunable) handlers() map[string]runtime.Handler {
+	rows := map[string]runtime.Handler{}
+	for name, h := range t.Handlers {
+		rows[name] = h.Handler
+	}
+	return rows
 }
 
 // Names are the things of a node that the machine has only one name space for.

@@ -5,12 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"maps"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
-	"slices"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -109,7 +107,7 @@ func (n *Node) open(ctx context.Context) error {
 		return err
 	}
 	n.shims, err = client.Open(ctx, client.Config{
-		RunDir: n.cfg.Run, Handlers: n.cfg.Handlers, GroupSize: n.cfg.GroupSize, Spare: n.cfg.IdleExit == 0, Linger: shimLinger, Logger: n.cfg.Log,
+		RunDir: n.cfg.Run, Handlers: n.cfg.shimHandlers(), GroupSize: n.cfg.GroupSize, Spare: n.cfg.IdleExit == 0, Linger: shimLinger, Logger: n.cfg.Log,
 	})
 	if err != nil {
 		return err
@@ -120,7 +118,7 @@ func (n *Node) open(ctx context.Context) error {
 	}
 	n.runtime, err = runtime.Open(ctx, runtime.Config{
 		Plugins: plugins,
-		RunDir:  n.cfg.Run, CgroupParent: n.cfg.Names.CgroupParent, Handlers: slices.Sorted(maps.Keys(n.cfg.Handlers)),
+		RunDir:  n.cfg.Run, CgroupParent: n.cfg.Names.CgroupParent, Handlers: n.cfg.handlers(),
 		Images: machine.Images(store), Network: machine.Network(n.network), Shims: machine.Shims(n.shims), Kernel: machine.Kernel{}, LSM: &machine.LSM{}, CDIDirs: n.cfg.CDIDirs,
 		CRIU: n.cfg.CRIU, ScratchDir: filepath.Join(n.cfg.Root, "checkpoints"),
 		Logger: n.cfg.Log,
@@ -166,8 +164,8 @@ func (n *Node) imageGC() imagegc.Policy {
 // Tune changes a node that is ready, for what begins from now on. Pods that run keep what they have.
 func (n *Node) Tune(t Tunable) {
 	n.store.Tune(t.Tunable)
-	n.shims.SetHandlers(t.Handlers)
-	n.runtime.SetHandlers(slices.Sorted(maps.Keys(t.Handlers)))
+	n.shims.SetHandlers(t.shimHandlers())
+	n.runtime.SetHandlers(t.handlers())
 }
 
 // listen makes a socket that goes when the node does.

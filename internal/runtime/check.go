@@ -42,11 +42,8 @@ func (r *Runtime) checkSandbox(s SandboxSpec) error {
 	if err := s.User.check(); err != nil {
 		return err
 	}
-	if s.User != nil && s.Handler != "" {
-		return invalid("runtime handler %q has no user namespaces", s.Handler)
-	}
-	if !r.Handler(s.Handler) {
-		return invalid("no runtime handler %q is configured", s.Handler)
+	if err := r.checkHandler(s); err != nil {
+		return err
 	}
 	return checkSysctls(s)
 }

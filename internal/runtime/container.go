@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path"
 	"path/filepath"
 	"sync"
 	"time"
@@ -121,7 +120,7 @@ func (sb *sandbox) reserveContainer(ctx context.Context, spec ContainerSpec) (*c
 	id := newID()
 	c := sb.newContainer(ContainerStatus{
 		ID: id, SandboxID: sb.id, Spec: spec, State: ContainerCreating, CreatedAt: time.Now(),
-		CgroupPath: path.Join(sb.status.CgroupPath, id),
+		CgroupPath: sb.status.containerCgroup(id),
 	})
 	if spec.LogPath != "" && sb.status.Spec.LogDir != "" {
 		c.status.LogPath = filepath.Join(sb.status.Spec.LogDir, spec.LogPath)
@@ -244,7 +243,7 @@ func (c *container) makeSpec(ctx context.Context, img Image, volumes map[int]str
 	b := specBuilder{
 		sandbox: c.sb.get(), container: st, image: img, who: who,
 		podDir: c.r.store.podDir(c.sb.id), oomAdj: c.r.oomAdj, volumes: volumes, lsm: c.r.cfg.LSM, cdiDirs: c.r.cfg.CDIDirs,
-		sources: &c.r.sources,
+		sources: &c.r.sources, handler: c.r.handler(c.sb.get().Spec.Handler),
 	}
 	if st.Spec.PID == NamespaceTarget {
 		if b.target, err = c.targetPid(); err != nil {

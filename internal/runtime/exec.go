@@ -87,7 +87,7 @@ func (r *Runtime) Attach(ctx context.Context, id string, s Streams) error {
 	if s.In != nil && !spec.Stdin {
 		s.In = nil // it has no stdin to give to; its output is still wanted
 	}
-	s.TTY = spec.TTY
+	s.TTY, s.InOnce = spec.TTY, spec.StdinOnce
 	if err := shim.Attach(ctx, id, s); err != nil {
 		return fmt.Errorf("attach to container %s: %w", short(id), err)
 	}

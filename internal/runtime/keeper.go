@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
-	"path"
 	"path/filepath"
 
 	"github.com/containerd/errdefs"
@@ -17,33 +16,36 @@ import (
 
 // A PID namespace lives as long as its first process. Where the containers of a pod share one, that
 // process is the keeper: a container of its own under the sandbox's ID, with the program of package pause
-// as its whole root filesystem. All other pods have none.
+// as its whole root filesystem. It also stands for the sandbox in a foreign shim that knows only containers.
+// All other pods have none.
 
-// startKeeper makes the shared PID namespace.
+// makeKeeperBundle makes the keeper's bundle, or makes it anew with what is known by now.
+func (sb *sandbox) makeKeeperBundle(ctx context.Context) error {
+	return sb.ledger.do(ctx, effect{kind: kindBundle, object: sb.id, do: func(context.Context) error {
+		return writeKeeper(sb.r.store.bundle(sb.id), sb.keeperSpec(sb.get()))
+	}})
+}
+
+// startKeeper starts the keeper.
 func (sb *sandbox) startKeeper(ctx context.Context) error {
 	st := sb.get()
 	shim, ok := sb.r.cfg.Shims.Lookup(sb.id)
 	if !ok {
 		return fmt.Errorf("no shim keeps sandbox %s: %w", short(sb.id), errdefs.ErrUnavailable)
 	}
-	cgroup := path.Join(st.CgroupPath, sb.id)
-	dir := sb.r.store.bundle(sb.id)
-	err := sb.ledger.do(ctx, effect{kind: kindBundle, object: sb.id, do: func(context.Context) error {
-		return writeKeeper(dir, sb.keeperSpec(st, cgroup))
-	}})
-	if err != nil {
+	if err := sb.makeKeeperBundle(ctx); err != nil {
 		return err
 	}
 	ctx, cancel := sb.r.shimContext(ctx)
 	defer cancel()
 	pid := 0
-	args := map[string]string{"sandbox": sb.id, "cgroup": cgroup}
-	err = sb.ledger.do(ctx, effect{kind: kindTask, object: sb.id, args: args, do: func(ctx context.Context) (err error) {
-		pid, err = shim.CreateTask(ctx, Task{ID: sb.id, Sandbox: sb.id, Bundle: dir})
+	args := map[string]string{"sandbox": sb.id, "cgroup": st.containerCgroup(sb.id)}
+	err := sb.ledger.do(ctx, effect{kind: kindTask, object: sb.id, args: args, do: func(ctx context.Context) (err error) {
+		pid, err = shim.CreateTask(ctx, Task{ID: sb.id, Sandbox: sb.id, Bundle: sb.r.store.bundle(sb.id)})
 		return err
 	}})
 	if err != nil {
-		return fmt.Errorf("make the shared PID namespace: %w", err)
+		return fmt.Errorf("start the process that keeps the pod: %w", err)
 	}
 	err = sb.ledger.step(ctx, effect{kind: kindStart, object: sb.id, do: func(ctx context.Context) error {
 		p, err := shim.StartTask(ctx, sb.id)
@@ -53,14 +55,14 @@ func (sb *sandbox) startKeeper(ctx context.Context) error {
 		return err
 	}})
 	if err != nil {
-		return fmt.Errorf("make the shared PID namespace: %w", err)
+		return fmt.Errorf("start the process that keeps the pod: %w", err)
 	}
 	sb.set(func(s *SandboxStatus) { s.Pid = pid })
 	return nil
 }
 
 // keeperSpec: no capability, no privilege, nothing to see but its own program.
-func (sb *sandbox) keeperSpec(st SandboxStatus, cgroup string) *specs.Spec {
+func (sb *sandbox) keeperSpec(st SandboxStatus) *specs.Spec {
 	s := engine.DefaultSpec()
 	s.Root = &specs.Root{Path: "rootfs", Readonly: true}
 	s.Hostname, s.Domainname = "", ""
@@ -71,8 +73,14 @@ func (sb *sandbox) keeperSpec(st SandboxStatus, cgroup string) *specs.Spec {
 	adj := min(max(-998, sb.r.oomAdj), 1000)
 	s.Process.OOMScoreAdj = &adj
 	s.Mounts = []specs.Mount{{Destination: "/dev", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "noexec", "mode=755", "size=64k"}}}
+	if st.Foreign && st.UTS != "" {
+		s.Hostname = st.Spec.Hostname // for a runtime with a kernel of its own, which joins no namespace of this one
+	}
+	if st.Foreign { // runtimes look for descriptors there, which Berth's engine does without
+		s.Mounts = append(s.Mounts, specs.Mount{Destination: "/proc", Type: "proc", Source: "proc", Options: []string{"nosuid", "noexec", "nodev"}})
+	}
 	s.Linux.MaskedPaths, s.Linux.ReadonlyPaths = nil, nil
-	s.Linux.CgroupsPath = cgroup
+	s.Linux.CgroupsPath = st.cgroupsPath(sb.id)
 	s.Linux.Namespaces = []specs.LinuxNamespace{{Type: specs.MountNamespace}, {Type: specs.PIDNamespace}}
 	for t, p := range map[specs.LinuxNamespaceType]string{
 		specs.NetworkNamespace: st.NetNS, specs.IPCNamespace: st.IPC, specs.UTSNamespace: st.UTS, specs.UserNamespace: st.UserNS,
@@ -85,7 +93,7 @@ func (sb *sandbox) keeperSpec(st SandboxStatus, cgroup string) *specs.Spec {
 		s.Linux.UIDMappings, s.Linux.GIDMappings = ociMappings(u.UIDs), ociMappings(u.GIDs)
 		s.Process.User = specs.User{} // the root of nobody's files: all that is sure to be mapped
 	}
-	s.Annotations = sandboxAnnotations(st)
+	s.Annotations = sb.annotations()
 	return s
 }
 
@@ -96,8 +104,10 @@ func writeKeeper(dir string, s *specs.Spec) error {
 		return err
 	}
 	root := filepath.Join(dir, "rootfs")
-	if err := os.MkdirAll(filepath.Join(root, "dev"), 0o755); err != nil {
-		return err
+	for _, dir := range []string{"dev", "proc"} {
+		if err := os.MkdirAll(filepath.Join(root, dir), 0o755); err != nil {
+			return err
+		}
 	}
 	if err := os.Chmod(root, 0o755); err != nil { // whatever the umask is: the keeper is not root
 		return err
@@ -122,7 +132,7 @@ func (sb *sandbox) endKeeper(ctx context.Context) error {
 		return nil
 	}
 	st := sb.get()
-	if err := sb.r.cfg.Kernel.KillCgroup(ctx, path.Join(st.CgroupPath, sb.id)); err != nil {
+	if err := sb.r.cfg.Kernel.KillCgroup(ctx, st.containerCgroup(sb.id)); err != nil {
 		return err
 	}
 	if err := sb.ledger.undoOne(ctx, kindTask, sb.id); err != nil {
@@ -158,14 +168,14 @@ func (c *container) targetPid() (int, error) {
 // container joins: its number could have been given to another one meanwhile.
 func (c *container) pidNamespaceLives() error {
 	sb := c.sb.get()
-	if sb.Spec.Handler != "" { // its processes are not of this kernel
+	if sb.Foreign { // its processes are not of this kernel
 		return nil
 	}
 	switch mode := c.get().Spec.PID; {
 	case mode == NamespaceTarget:
 		_, err := c.targetPid()
 		return err
-	case mode == NamespacePod && sb.Spec.Namespaces.PID == NamespacePod && !c.r.cfg.Kernel.Alive(sb.Pid, path.Join(sb.CgroupPath, sb.ID)):
+	case mode == NamespacePod && sb.Spec.Namespaces.PID == NamespacePod && !c.r.cfg.Kernel.Alive(sb.Pid, sb.containerCgroup(sb.ID)):
 		return fmt.Errorf("the process that keeps the pod's PID namespace has ended: %w", errdefs.ErrFailedPrecondition)
 	}
 	return nil

@@ -43,6 +43,14 @@ func splitSysctls(all map[string]string) (network, other map[string]string) {
 	return network, other
 }
 
+// annotations are those of the sandbox's spec.
+func (sb *sandbox) annotations() map[string]string {
+	st := sb.get()
+	a := sandboxAnnotations(st)
+	passOn(a, st.Spec.Annotations, sb.r.handler(st.Spec.Handler).PodAnnotations)
+	return a
+}
+
 // sandboxAnnotations are those by which every shim knows a sandbox.
 func sandboxAnnotations(s SandboxStatus) map[string]string {
 	return map[string]string{

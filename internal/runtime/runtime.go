@@ -9,7 +9,6 @@ import (
 	"log/slog"
 	"path"
 	"path/filepath"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -23,8 +22,8 @@ type Config struct {
 	RunDir string
 	// CgroupParent is the cgroup that pods without one of their own go under. Default /berth.
 	CgroupParent string
-	// Handlers names the RuntimeClass handlers that exist, beside "" for the node's own.
-	Handlers []string
+	// Handlers are the RuntimeClass handlers that exist, by name, beside "" for the node's own.
+	Handlers map[string]Handler
 	// ResolvConf is copied to pods that bring no DNS configuration. Default /etc/resolv.conf.
 	ResolvConf string
 	// ShmSize is the size of a pod's /dev/shm in bytes. Default 64 MiB.
@@ -183,23 +182,6 @@ func (r *Runtime) quiesce(patience time.Duration) {
 }
 
 func nothing() error { return nil }
-
-// Handler tells whether a RuntimeClass handler exists.
-func (r *Runtime) Handler(name string) bool { return slices.Contains(r.Handlers(), name) }
-
-// Handlers lists the RuntimeClass handlers, the node's own ("") first.
-func (r *Runtime) Handlers() []string {
-	r.mu.RLock()
-	defer r.mu.RUnlock()
-	return append([]string{""}, r.cfg.Handlers...)
-}
-
-// SetHandlers replaces Config.Handlers. Sandboxes that are there keep theirs.
-func (r *Runtime) SetHandlers(names []string) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.cfg.Handlers = names
-}
 
 // Sandboxes lists the sandboxes that are ready or stopped, in no order.
 func (r *Runtime) Sandboxes() []SandboxStatus {

@@ -116,8 +116,10 @@ func (r *Runtime) reserveSandbox(ctx context.Context, spec SandboxSpec) (*sandbo
 	if sb != nil {
 		return sb, nil
 	}
+	h := r.handler(spec.Handler)
 	fresh, err := r.newSandbox(SandboxStatus{
 		ID: newID(), Spec: spec, State: SandboxCreating, CreatedAt: time.Now(), CgroupPath: r.podCgroup(spec),
+		Foreign: h.Foreign, SystemdCgroup: h.SystemdCgroup,
 	})
 	if err != nil {
 		return nil, err
@@ -181,7 +183,7 @@ func (sb *sandbox) commit(state SandboxState) error {
 //	cgroup
 //	pod folder ── shm
 //
-// Last comes the keeper of a shared PID namespace.
+// Last comes the keeper of a shared PID namespace, or what stands for the sandbox in a shim that knows none.
 func (sb *sandbox) build(life context.Context) error {
 	r, spec := sb.r, sb.get().Spec
 	if err := sb.label(); err != nil {
@@ -204,6 +206,7 @@ func (sb *sandbox) build(life context.Context) error {
 		netns <- path
 		return sb.attach(ctx, path)
 	})
+	container := false // the shim wants one that stands for the sandbox
 	g.Go(func() error {
 		shim, err := sb.acquireShim(ctx)
 		if err != nil {
@@ -213,7 +216,8 @@ func (sb *sandbox) build(life context.Context) error {
 		if !ok && spec.Namespaces.Network != NamespaceNode {
 			return nil // the other branch tells why
 		}
-		return sb.shimSandbox(ctx, shim, path)
+		container, err = sb.shimSandbox(ctx, shim, path)
+		return err
 	})
 	g.Go(func() error {
 		path := sb.get().CgroupPath
@@ -222,7 +226,7 @@ func (sb *sandbox) build(life context.Context) error {
 	})
 	g.Go(func() error { return sb.makePodDir(ctx) })
 	err := g.Wait()
-	if err == nil && spec.Namespaces.PID == NamespacePod {
+	if err == nil && (spec.Namespaces.PID == NamespacePod || container) {
 		err = sb.startKeeper(life)
 	}
 	if err != nil {
@@ -261,34 +265,47 @@ func (sb *sandbox) attach(ctx context.Context, netns string) error {
 
 func (sb *sandbox) acquireShim(ctx context.Context) (Shim, error) {
 	var shim Shim
-	spec := sb.get().Spec
+	spec, bundle := sb.get().Spec, ""
+	if sb.get().Foreign { // its shim begins in the bundle and reads the annotations there
+		bundle = sb.r.store.bundle(sb.id)
+		if err := sb.makeKeeperBundle(ctx); err != nil {
+			return nil, err
+		}
+	}
 	err := sb.ledger.do(ctx, effect{kind: kindShim, object: sb.id, do: func(ctx context.Context) (err error) {
 		ctx, cancel := sb.r.shimContext(ctx)
 		defer cancel()
-		shim, err = sb.r.cfg.Shims.Acquire(ctx, Placement{SandboxID: sb.id, Tenant: spec.tenant(), Handler: spec.Handler})
+		shim, err = sb.r.cfg.Shims.Acquire(ctx, Placement{SandboxID: sb.id, Tenant: spec.tenant(), Handler: spec.Handler, Bundle: bundle})
 		return err
 	}})
 	return shim, err
 }
 
-func (sb *sandbox) shimSandbox(ctx context.Context, shim Shim, netns string) error {
+// shimSandbox tells whether the shim wants a container that stands for the sandbox.
+func (sb *sandbox) shimSandbox(ctx context.Context, shim Shim, netns string) (container bool, err error) {
 	st := sb.get()
 	_, sysctls := splitSysctls(st.Spec.Sysctls)
-	return sb.ledger.do(ctx, effect{kind: kindShimSandbox, object: sb.id, do: func(ctx context.Context) error {
+	bundle := sb.r.store.podDir(sb.id)
+	if st.Foreign {
+		bundle = sb.r.store.bundle(sb.id)
+	}
+	err = sb.ledger.do(ctx, effect{kind: kindShimSandbox, object: sb.id, do: func(ctx context.Context) error {
 		ctx, cancel := sb.r.shimContext(ctx)
 		defer cancel()
-		ipc, uts, err := shim.CreateSandbox(ctx, ShimSandbox{
+		place, err := shim.CreateSandbox(ctx, ShimSandbox{
 			ID: sb.id, NetNS: netns, Hostname: st.Spec.Hostname, Sysctls: sysctls, Cgroup: st.CgroupPath,
 			// With a user namespace they are made together with it.
 			IPC:    st.Spec.Namespaces.IPC == NamespacePod && st.Spec.User == nil,
 			UTS:    st.Spec.Namespaces.Network == NamespacePod && st.Spec.User == nil,
-			Bundle: sb.r.store.podDir(sb.id), Annotations: sandboxAnnotations(st),
+			Bundle: bundle, Annotations: sb.annotations(),
 		})
 		if st.Spec.User == nil {
-			sb.set(func(s *SandboxStatus) { s.IPC, s.UTS = ipc, uts })
+			sb.set(func(s *SandboxStatus) { s.IPC, s.UTS = place.IPC, place.UTS })
 		}
+		container = place.Container
 		return err
 	}})
+	return container, err
 }
 
 // makePodDir writes the files that all containers of the pod see, and mounts their /dev/shm.

@@ -88,6 +88,7 @@ type Placement struct {
 	SandboxID string
 	Tenant    string // sandboxes of two tenants never share a shim
 	Handler   string
+	Bundle    string // the sandbox's, for a handler whose shim is another project's
 }
 
 // Shims starts, finds and ends shims.
@@ -145,6 +146,13 @@ type ShimSandbox struct {
 	Annotations map[string]string
 }
 
+// SandboxPlace is what a shim made of a sandbox.
+type SandboxPlace struct {
+	IPC, UTS string // paths of the pod's namespaces, "" for the host's
+	// Container tells that the shim knows no sandboxes: to it a container has to stand for one.
+	Container bool
+}
+
 // Task is a container as a shim sees it.
 type Task struct {
 	ID       string
@@ -192,12 +200,14 @@ type Streams struct {
 	In       io.Reader
 	Out, Err io.Writer
 	TTY      bool
-	Resize   <-chan TerminalSize
+	// InOnce is set by Attach where the process is to see the end of In.
+	InOnce bool
+	Resize <-chan TerminalSize
 }
 
 // Shim is a running shim. Every call has the deadline of its context and nothing else.
 type Shim interface {
-	CreateSandbox(ctx context.Context, s ShimSandbox) (ipc, uts string, err error)
+	CreateSandbox(ctx context.Context, s ShimSandbox) (SandboxPlace, error)
 	// RemoveSandbox ends what is left of the sandbox and forgets it. Idempotent.
 	RemoveSandbox(ctx context.Context, id string) error
 

@@ -30,6 +30,7 @@ type specBuilder struct {
 	lsm       LSM
 	cdiDirs   []string
 	sources   *sources
+	handler   Handler
 	rules     []specs.LinuxDeviceCgroup // for the devices that were asked for
 
 	out *specs.Spec
@@ -55,6 +56,8 @@ func (b *specBuilder) annotations() map[string]string {
 	a["io.kubernetes.cri.container-type"] = "container"
 	a["io.kubernetes.cri.container-name"] = b.container.Spec.Name
 	a["io.kubernetes.cri.image-name"] = b.container.Spec.Image
+	passOn(a, b.container.Spec.Annotations, b.handler.ContainerAnnotations)
+	passOn(a, b.sandbox.Spec.Annotations, b.handler.PodAnnotations)
 	return a
 }
 
@@ -204,7 +207,7 @@ func (b *specBuilder) paths() error {
 
 func (b *specBuilder) resources() error {
 	l := b.out.Linux
-	l.CgroupsPath = b.container.CgroupPath
+	l.CgroupsPath = b.sandbox.cgroupsPath(b.container.ID)
 	devices := l.Resources
 	l.Resources = b.container.Spec.Resources.OCI()
 	if devices != nil {

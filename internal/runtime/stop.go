@@ -2,7 +2,6 @@ package runtime
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 )
@@ -83,7 +82,7 @@ func (c *container) signal(ctx context.Context, st ContainerStatus) (heeded bool
 	}
 	heeded = c.heeds(st)
 	return heeded, c.sb.ledger.step(ctx, effect{kind: kindSignal, object: c.id, do: func(ctx context.Context) error {
-		if c.sb.get().Spec.Handler != "" { // the process is not one of this kernel
+		if c.sb.get().Foreign { // the process is not one of this kernel
 			shim, err := c.shim()
 			if err != nil {
 				return err
@@ -99,7 +98,7 @@ func (c *container) signal(ctx context.Context, st ContainerStatus) (heeded bool
 // heeds tells whether the stop signal would reach the process.
 func (c *container) heeds(st ContainerStatus) bool {
 	sig, err := parseSignal(st.StopSignal)
-	return err != nil || st.Pid == 0 || c.sb.get().Spec.Handler != "" || c.r.cfg.Kernel.Heeds(st.Pid, int(sig))
+	return err != nil || st.Pid == 0 || c.sb.get().Foreign || c.r.cfg.Kernel.Heeds(st.Pid, int(sig))
 }
 
 // await waits until the container has ended (true), or patience has (false). It looks at the process
@@ -129,7 +128,7 @@ func (c *container) await(ctx context.Context, st ContainerStatus, heeded bool) 
 					c.r.log.Warn("stop signal could not be sent again", "container", c.id, "error", err)
 				}
 			}
-			if st.Pid != 0 && c.sb.get().Spec.Handler == "" && !c.r.cfg.Kernel.Alive(st.Pid, st.CgroupPath) {
+			if st.Pid != 0 && !c.sb.get().Foreign && !c.r.cfg.Kernel.Alive(st.Pid, st.CgroupPath) {
 				c.patience(0) // it has ended: all that is left is to hear of it
 			}
 		case <-timer.C:
@@ -146,16 +145,21 @@ func (c *container) await(ctx context.Context, st ContainerStatus, heeded bool) 
 // for it if the shim does not report the end in time.
 func (c *container) kill(ctx context.Context, st ContainerStatus) error {
 	err := c.sb.ledger.step(ctx, effect{kind: kindKill, object: c.id, do: func(ctx context.Context) error {
-		var err error
-		if c.sb.get().Spec.Handler != "" {
-			err = c.foreignKill(ctx)
+		if c.sb.get().Foreign {
+			if err := c.foreignKill(ctx); err != nil { // the kernel's word counts
+				c.r.log.Warn("a foreign shim does not kill its container", "container", c.id, "error", err)
+			}
 		}
-		return errors.Join(err, c.r.cfg.Kernel.KillCgroup(ctx, st.CgroupPath))
+		return c.r.cfg.Kernel.KillCgroup(ctx, st.CgroupPath)
 	}})
 	if err != nil {
 		return err
 	}
-	timer := time.NewTimer(c.r.cfg.DeathTimeout)
+	patience := c.r.cfg.DeathTimeout
+	if c.sb.get().Foreign {
+		patience *= 5 // its end is known when its output is in the log
+	}
+	timer := time.NewTimer(patience)
 	defer timer.Stop()
 	select {
 	case <-c.exited:

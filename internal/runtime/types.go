@@ -278,6 +278,9 @@ type SandboxStatus struct {
 	Pid int `json:"pid,omitempty"`
 	// CgroupPath is the pod's cgroup below the hierarchies' roots.
 	CgroupPath string `json:"cgroupPath"`
+	// Foreign and SystemdCgroup are the handler's, as they were when the sandbox was made: see Handler.
+	Foreign       bool `json:"foreign,omitempty"`
+	SystemdCgroup bool `json:"systemdCgroup,omitempty"`
 	// SELinuxLabel and SELinuxMount are the pod's labels where the node has SELinux.
 	SELinuxLabel string `json:"seLinuxLabel,omitempty"`
 	SELinuxMount string `json:"seLinuxMount,omitempty"`

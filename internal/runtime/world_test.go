@@ -215,8 +215,8 @@ func (f fakeShims) Inventory(context.Context) ([]Resource, error) {
 
 type fakeShim struct{ w *world }
 
-func (f fakeShim) CreateSandbox(ctx context.Context, s ShimSandbox) (string, string, error) {
-	return "/ns/ipc", "/ns/uts", f.w.make(ctx, "shim-sandbox", s.ID, nil)
+func (f fakeShim) CreateSandbox(ctx context.Context, s ShimSandbox) (SandboxPlace, error) {
+	return SandboxPlace{IPC: "/ns/ipc", UTS: "/ns/uts"}, f.w.make(ctx, "shim-sandbox", s.ID, nil)
 }
 func (f fakeShim) RemoveSandbox(ctx context.Context, id string) error {
 	return f.w.unmake(ctx, "shim-sandbox", id)

@@ -18,7 +18,7 @@ var (
 		"kind", "apiVersion",
 		"metadata.name", "metadata.namespace", "metadata.labels", "metadata.annotations",
 		"spec.restartPolicy", "spec.terminationGracePeriodSeconds", "spec.dnsPolicy", "spec.dnsConfig",
-		"spec.hostNetwork", "spec.hostname", "spec.hostAliases", "spec.enableServiceLinks",
+		"spec.hostNetwork", "spec.hostname", "spec.runtimeClassName", "spec.hostAliases", "spec.enableServiceLinks",
 		"spec.volumes[*].name",
 		"spec.volumes[*].emptyDir",
 		"spec.volumes[*].hostPath",

@@ -43,6 +43,8 @@ type place struct {
 	GroupSize       int
 	NRI             string // socket of plugins; empty is none
 	Spare           bool
+	Foreign         string // another shim, of the handler "other"
+	Options         map[string]any
 }
 
 func (p place) root() string   { return filepath.Join(p.Dir, "root") }
@@ -76,8 +78,17 @@ func openDaemon(ctx context.Context, p place, log *slog.Logger) (_ *daemon, err 
 	if err != nil {
 		return d, err
 	}
+	handlers, rows := map[string]client.Handler{"": {Binary: p.Shim}}, map[string]runtime.Handler{}
+	if p.Foreign != "" {
+		options, err := client.NewOptions(p.Foreign, p.Options)
+		if err != nil {
+			return d, err
+		}
+		handlers["other"] = client.Handler{Binary: p.Foreign, Foreign: true, Options: options}
+		rows["other"] = runtime.Handler{Foreign: true, PodAnnotations: []string{"dev.example/*"}}
+	}
 	d.shims, err = client.Open(ctx, client.Config{
-		RunDir: p.run(), Handlers: map[string]client.Handler{"": {Binary: p.Shim}}, GroupSize: p.GroupSize, Spare: p.Spare, Logger: log,
+		RunDir: p.run(), Handlers: handlers, GroupSize: p.GroupSize, Spare: p.Spare, Logger: log,
 	})
 	if err != nil {
 		return d, err
@@ -90,7 +101,7 @@ func openDaemon(ctx context.Context, p place, log *slog.Logger) (_ *daemon, err 
 		plugins = d.nri
 	}
 	d.rt, err = runtime.Open(ctx, runtime.Config{
-		RunDir: p.run(), CgroupParent: p.cgroup(), Logger: log, Plugins: plugins,
+		RunDir: p.run(), CgroupParent: p.cgroup(), Logger: log, Plugins: plugins, Handlers: rows,
 		Images: machine.Images(d.images), Network: machine.Network(d.net), Shims: machine.Shims(d.shims), Kernel: machine.Kernel{},
 	})
 	return d, err

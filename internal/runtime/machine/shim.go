@@ -24,8 +24,7 @@ import (
 	"github.com/11f9778f/berth/internal/trace"
 )
 
-// shim is runtime.Shim on one shim. What only Berth's own shim can do fails with errdefs.ErrNotImplemented
-// on others.
+// shim is runtime.Shim on one of Berth's own shims.
 type shim struct{ c *client.Shim }
 
 // native turns a ttrpc status into an errdefs error, and leaves alone what is none.
@@ -45,34 +44,24 @@ func anyOf(m proto.Message) (*anypb.Any, error) {
 }
 
 // CreateSandbox has the shim pin the pod's namespaces and returns their paths.
-func (s *shim) CreateSandbox(ctx context.Context, r runtime.ShimSandbox) (ipc, uts string, err error) {
+func (s *shim) CreateSandbox(ctx context.Context, r runtime.ShimSandbox) (place runtime.SandboxPlace, err error) {
 	opts, err := anyOf(&api.SandboxOptions{
 		Hostname: r.Hostname, Sysctls: r.Sysctls, HostIpc: !r.IPC, HostUts: !r.UTS, CgroupParent: r.Cgroup,
 	})
 	if err != nil {
-		return "", "", err
+		return place, err
 	}
 	_, err = s.c.Sandbox().CreateSandbox(ctx, &sandboxv1.CreateSandboxRequest{
 		SandboxID: r.ID, BundlePath: r.Bundle, NetnsPath: r.NetNS, Options: opts, Annotations: r.Annotations,
 	})
 	if err != nil {
-		return "", "", fmt.Errorf("create sandbox in shim: %w", native(err))
+		return place, fmt.Errorf("create sandbox in shim: %w", native(err))
 	}
-	if s.c.Berth() == nil { // another project's shim boots its sandbox only now
-		if _, err := s.c.Sandbox().StartSandbox(ctx, &sandboxv1.StartSandboxRequest{SandboxID: r.ID}); err != nil {
-			return "", "", fmt.Errorf("start sandbox in shim: %w", native(err))
-		}
-	}
-	return s.paths(ctx, r.ID)
-}
-
-// paths asks where the namespaces are pinned.
-func (s *shim) paths(ctx context.Context, id string) (ipc, uts string, err error) {
-	st, err := s.c.Sandbox().SandboxStatus(ctx, &sandboxv1.SandboxStatusRequest{SandboxID: id, Verbose: true})
+	st, err := s.c.Sandbox().SandboxStatus(ctx, &sandboxv1.SandboxStatusRequest{SandboxID: r.ID, Verbose: true})
 	if err != nil {
-		return "", "", fmt.Errorf("ask shim for the sandbox's namespaces: %w", native(err))
+		return place, fmt.Errorf("ask shim for the sandbox's namespaces: %w", native(err))
 	}
-	return st.Info["ipc"], st.Info["uts"], nil
+	return runtime.SandboxPlace{IPC: st.Info["ipc"], UTS: st.Info["uts"]}, nil
 }
 
 // RemoveSandbox stops the sandbox and has the shim forget it.
@@ -90,9 +79,22 @@ func (s *shim) RemoveSandbox(ctx context.Context, id string) error {
 
 // CreateTask makes a container that waits for StartTask.
 func (s *shim) CreateTask(ctx context.Context, t runtime.Task) (int, error) {
-	opts, err := anyOf(&api.CreateOptions{SandboxId: t.Sandbox, StdinOnce: t.StdinOnce})
+	req, err := taskRequest(t, &api.CreateOptions{SandboxId: t.Sandbox, StdinOnce: t.StdinOnce})
 	if err != nil {
 		return 0, err
+	}
+	resp, err := s.c.Task().Create(ctx, req)
+	if err != nil {
+		return 0, native(err)
+	}
+	return int(resp.Pid), nil
+}
+
+// taskRequest is the request for a container of Berth's own shim.
+func taskRequest(t runtime.Task, o *api.CreateOptions) (*taskv3.CreateTaskRequest, error) {
+	opts, err := anyOf(o)
+	if err != nil {
+		return nil, err
 	}
 	req := &taskv3.CreateTaskRequest{ID: t.ID, Bundle: t.Bundle, Terminal: t.Terminal, Options: opts}
 	for _, m := range t.Rootfs {
@@ -109,11 +111,7 @@ func (s *shim) CreateTask(ctx context.Context, t runtime.Task) (int, error) {
 	if t.Stdin {
 		req.Stdin = api.SchemeAttach
 	}
-	resp, err := s.c.Task().Create(ctx, req)
-	if err != nil {
-		return 0, native(err)
-	}
-	return int(resp.Pid), nil
+	return req, nil
 }
 
 // StartTask lets the container's program begin.
@@ -184,9 +182,6 @@ func (s *shim) ResumeTask(ctx context.Context, id string) error {
 
 // CheckpointTask has the shim run CRIU.
 func (s *shim) CheckpointTask(ctx context.Context, id, dir, criu string) error {
-	if s.c.Berth() == nil {
-		return fmt.Errorf("checkpoint: %w: %w", errNotBerth, errdefs.ErrNotImplemented)
-	}
 	opts, err := anyOf(&api.CheckpointOptions{Criu: criu})
 	if err != nil {
 		return err
@@ -197,11 +192,7 @@ func (s *shim) CheckpointTask(ctx context.Context, id, dir, criu string) error {
 
 // Tasks lists the sandbox's containers.
 func (s *shim) Tasks(ctx context.Context, sandboxID string) ([]runtime.TaskState, error) {
-	b := s.c.Berth()
-	if b == nil {
-		return nil, fmt.Errorf("list containers: %w: %w", errNotBerth, errdefs.ErrNotImplemented)
-	}
-	resp, err := b.List(ctx, &api.ListRequest{})
+	resp, err := s.c.Berth().List(ctx, &api.ListRequest{})
 	if err != nil {
 		return nil, native(err)
 	}
@@ -221,11 +212,7 @@ func (s *shim) Tasks(ctx context.Context, sandboxID string) ([]runtime.TaskState
 
 // TaskTrace returns the shim's spans of a start.
 func (s *shim) TaskTrace(ctx context.Context, id string) ([]trace.Span, error) {
-	b := s.c.Berth()
-	if b == nil {
-		return nil, nil
-	}
-	resp, err := b.Trace(ctx, &api.TraceRequest{Id: id})
+	resp, err := s.c.Berth().Trace(ctx, &api.TraceRequest{Id: id})
 	if err != nil {
 		return nil, native(err)
 	}
@@ -238,11 +225,7 @@ func (s *shim) TaskTrace(ctx context.Context, id string) ([]trace.Span, error) {
 
 // ReopenLog has the log written to a new file.
 func (s *shim) ReopenLog(ctx context.Context, id string) error {
-	b := s.c.Berth()
-	if b == nil {
-		return fmt.Errorf("reopen log: %w: %w", errNotBerth, errdefs.ErrNotImplemented)
-	}
-	_, err := b.ReopenLog(ctx, &api.ReopenLogRequest{Id: id})
+	_, err := s.c.Berth().ReopenLog(ctx, &api.ReopenLogRequest{Id: id})
 	return native(err)
 }
 

@@ -2,8 +2,9 @@ package machine
 
 import (
 	"context"
-	"fmt"
+	"errors"
 	"strconv"
+	"strings"
 	"sync"
 
 	"github.com/11f9778f/berth/internal/runtime"
@@ -20,20 +21,41 @@ func Shims(m *client.Manager) runtime.Shims {
 type shims struct {
 	m      *client.Manager
 	events chan runtime.ShimEvent
-	known  sync.Map // *client.Shim → *shim
+	ends   sync.WaitGroup // ends of containers of foreign shims that wait for their output
+	known  sync.Map       // *client.Shim → runtime.Shim
+	// foreigners are the containers of foreign shims: ID → *foreign.
+	foreigners sync.Map
 }
 
-func (s *shims) wrap(c *client.Shim) *shim {
-	w, _ := s.known.LoadOrStore(c, &shim{c: c})
-	return w.(*shim)
+// beside is the place in one of Berth's own shims of a sandbox that a foreign one keeps.
+func beside(sandboxID string) string { return sandboxID + besideSuffix }
+
+const besideSuffix = ".io"
+
+func (s *shims) wrap(c, own *client.Shim) runtime.Shim {
+	if w, ok := s.known.Load(c); ok {
+		return w.(runtime.Shim)
+	}
+	var w runtime.Shim = &shim{c: c}
+	if own != nil {
+		w = &foreign{shim: shim{c: c}, own: shim{c: own}, s: s}
+	}
+	v, _ := s.known.LoadOrStore(c, w)
+	return v.(runtime.Shim)
 }
 
 func (s *shims) Acquire(ctx context.Context, p runtime.Placement) (runtime.Shim, error) {
-	c, err := s.m.Acquire(ctx, client.Placement{SandboxID: p.SandboxID, Tenant: p.Tenant, Handler: p.Handler})
+	c, err := s.m.Acquire(ctx, client.Placement{SandboxID: p.SandboxID, Tenant: p.Tenant, Handler: p.Handler, Bundle: p.Bundle})
 	if err != nil {
 		return nil, err
 	}
-	return s.wrap(c), nil
+	var own *client.Shim
+	if c.IsForeign() {
+		if own, err = s.m.Acquire(ctx, client.Placement{SandboxID: beside(p.SandboxID), Tenant: p.Tenant}); err != nil {
+			return nil, err // what was acquired is released with the sandbox
+		}
+	}
+	return s.wrap(c, own), nil
 }
 
 func (s *shims) Lookup(sandboxID string) (runtime.Shim, bool) {
@@ -41,12 +63,19 @@ func (s *shims) Lookup(sandboxID string) (runtime.Shim, bool) {
 	if !ok {
 		return nil, false
 	}
-	return s.wrap(c), true
+	var own *client.Shim
+	if c.IsForeign() {
+		if own, ok = s.m.Lookup(beside(sandboxID)); !ok {
+			return nil, false
+		}
+	}
+	return s.wrap(c, own), true
 }
 
 func (s *shims) Release(ctx context.Context, sandboxID string) error {
 	c, ok := s.m.Lookup(sandboxID)
-	if err := s.m.Release(ctx, sandboxID); err != nil {
+	err := errors.Join(s.m.Release(ctx, sandboxID), s.m.Release(ctx, beside(sandboxID)))
+	if err != nil {
 		return err
 	}
 	if ok && !s.inUse(c.Group()) {
@@ -72,17 +101,26 @@ func (s *shims) Events() <-chan runtime.ShimEvent { return s.events }
 // of a shim that gets a successor.
 func (s *shims) translate() {
 	defer close(s.events)
+	defer s.ends.Wait()
 	for e := range s.m.Events() {
 		out := runtime.ShimEvent{ContainerID: e.ContainerID}
 		switch {
 		case e.Kind == client.EventExit && e.ExecID == "":
-			out.Kind, out.Exit = runtime.ShimExit, exitOf(e.Exit)
+			out.Kind = runtime.ShimExit
+			if f, ok := s.foreigners.Load(e.ContainerID); ok {
+				s.ends.Go(func() {
+					out.Exit = f.(*foreign).ended(context.Background(), e.ContainerID, e.Exit)
+					s.events <- out
+				})
+				continue
+			}
+			out.Exit = exitOf(e.Exit)
 		case e.Kind == client.EventOOM:
 			out.Kind = runtime.ShimOOM
 		case e.Kind == client.EventShimReplaced || e.Kind == client.EventShimAnswers:
-			out.Kind, out.Sandboxes = runtime.ShimReplaced, s.sandboxes(e.Group)
+			out.Kind, out.Sandboxes = runtime.ShimReplaced, s.owners(e.Group)
 		case e.Kind == client.EventShimLost && (e.Err != nil || s.foreign(e.Group)):
-			out.Kind, out.Sandboxes = runtime.ShimLost, s.sandboxes(e.Group)
+			out.Kind, out.Sandboxes = runtime.ShimLost, s.owners(e.Group)
 		default:
 			continue
 		}
@@ -90,11 +128,20 @@ func (s *shims) translate() {
 	}
 }
 
+// owners are the sandboxes that have a place in the group's shim, be it beside a foreign one.
+func (s *shims) owners(group string) []string {
+	var out []string
+	for _, id := range s.sandboxes(group) {
+		out = append(out, strings.TrimSuffix(id, besideSuffix))
+	}
+	return out
+}
+
 // foreign tells whether the group's shim is another project's, which has no successor.
 func (s *shims) foreign(group string) bool {
 	for _, id := range s.sandboxes(group) {
 		if c, ok := s.m.Lookup(id); ok {
-			return c.Berth() == nil
+			return c.IsForeign()
 		}
 	}
 	return false
@@ -106,7 +153,7 @@ func (s *shims) Inventory(context.Context) ([]runtime.Resource, error) {
 	var out []runtime.Resource
 	for _, g := range inv.Groups {
 		for _, id := range g.Sandboxes {
-			out = append(out, runtime.Resource{Kind: "shim", Name: g.ID + " pid " + strconv.Itoa(g.Pid), Owner: id})
+			out = append(out, runtime.Resource{Kind: "shim", Name: g.ID + " pid " + strconv.Itoa(g.Pid), Owner: strings.TrimSuffix(id, besideSuffix)})
 		}
 	}
 	for _, p := range inv.Unowned {
@@ -114,5 +161,3 @@ func (s *shims) Inventory(context.Context) ([]runtime.Resource, error) {
 	}
 	return out, nil
 }
-
-var errNotBerth = fmt.Errorf("this runtime handler's shim can't do that")

@@ -61,8 +61,8 @@ func (d *daemon) checkExec(t *testing.T, ctx context.Context, c string) {
 	var tty buffer
 	sizes := make(chan runtime.TerminalSize, 1)
 	sizes <- runtime.TerminalSize{Width: 99, Height: 33}
-	code, err = d.rt.Exec(ctx, c, []string{"sh", "-c", "sleep 0.3; test -t 0 && echo tty; busybox stty size"}, runtime.Streams{Out: &tty, TTY: true, Resize: sizes})
-	if err != nil || code != 0 || tty.String() != "tty\r\n33 99\r\n" {
+	code, err = d.rt.Exec(ctx, c, []string{"sh", "-c", "test -t 0 && echo tty; until test \"$(busybox stty size 2>/dev/null)\" = '33 99'; do sleep 0.05; done; echo fits"}, runtime.Streams{Out: &tty, TTY: true, Resize: sizes})
+	if err != nil || code != 0 || tty.String() != "tty\r\nfits\r\n" {
 		t.Errorf("tty: code %d, %v, %q", code, err, tty.String())
 	}
 	if _, err := d.rt.Exec(ctx, c, []string{"/no/such"}, runtime.Streams{Out: &out}); err == nil || !strings.Contains(err.Error(), "/no/such") {

@@ -400,7 +400,10 @@ type Exit struct {
 	Unknown bool   `protobuf:"varint,4,opt,name=unknown,proto3" json:"unknown,omitempty"`
 	Reason  string `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`
 	// oom_killed is set if the kernel's OOM killer ended a process of the container.
-	OomKilled     bool `protobuf:"varint,6,opt,name=oom_killed,json=oomKilled,proto3" json:"oom_killed,omitempty"`
+	OomKilled bool `protobuf:"varint,6,opt,name=oom_killed,json=oomKilled,proto3" json:"oom_killed,omitempty"`
+	// oom_victims names the processes that it ended, as far as the kernel's log tells: "name (pid 17)", in the
+	// host's numbers.
+	OomVictims    []string `protobuf:"bytes,7,rep,name=oom_victims,json=oomVictims,proto3" json:"oom_victims,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -475,6 +478,13 @@ func (x *Exit) GetOomKilled() bool {
 		return x.OomKilled
 	}
 	return false
+}
+
+func (x *Exit) GetOomVictims() []string {
+	if x != nil {
+		return x.OomVictims
+	}
+	return nil
 }
 
 type Container struct {
@@ -619,7 +629,14 @@ type CreateOptions struct {
 	// io.kubernetes.cri.sandbox-id of the bundle's spec says so.
 	SandboxId string `protobuf:"bytes,1,opt,name=sandbox_id,json=sandboxId,proto3" json:"sandbox_id,omitempty"`
 	// stdin_once closes the container's input when the first attached client that gives input ends it.
-	StdinOnce     bool `protobuf:"varint,2,opt,name=stdin_once,json=stdinOnce,proto3" json:"stdin_once,omitempty"`
+	StdinOnce bool `protobuf:"varint,2,opt,name=stdin_once,json=stdinOnce,proto3" json:"stdin_once,omitempty"`
+	// foreign: another project's shim runs the container, and this one keeps its FIFOs (stdin, stdout and stderr in
+	// the bundle), its log and its attached clients. There is no process to start; End ends it.
+	Foreign bool `protobuf:"varint,3,opt,name=foreign,proto3" json:"foreign,omitempty"`
+	// log_max_size is the length in bytes from which on the shim itself rotates the container's log; 0 leaves that to
+	// others. log_max_files is how many files stay then, the present one among them (0 means 5).
+	LogMaxSize    int64 `protobuf:"varint,4,opt,name=log_max_size,json=logMaxSize,proto3" json:"log_max_size,omitempty"`
+	LogMaxFiles   int32 `protobuf:"varint,5,opt,name=log_max_files,json=logMaxFiles,proto3" json:"log_max_files,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -666,6 +683,27 @@ func (x *CreateOptions) GetStdinOnce() bool {
 		return x.StdinOnce
 	}
 	return false
+}
+
+func (x *CreateOptions) GetForeign() bool {
+	if x != nil {
+		return x.Foreign
+	}
+	return false
+}
+
+func (x *CreateOptions) GetLogMaxSize() int64 {
+	if x != nil {
+		return x.LogMaxSize
+	}
+	return 0
+}
+
+func (x *CreateOptions) GetLogMaxFiles() int32 {
+	if x != nil {
+		return x.LogMaxFiles
+	}
+	return 0
 }
 
 // CheckpointOptions may be given as the options of Task.Checkpoint, which leaves CRIU's images of a running
@@ -1516,6 +1554,103 @@ func (x *ContainerStats) GetIoWriteBytes() uint64 {
 	return 0
 }
 
+type EndRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Exit          *Exit                  `protobuf:"bytes,2,opt,name=exit,proto3" json:"exit,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EndRequest) Reset() {
+	*x = EndRequest{}
+	mi := &file_shim_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EndRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EndRequest) ProtoMessage() {}
+
+func (x *EndRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_shim_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EndRequest.ProtoReflect.Descriptor instead.
+func (*EndRequest) Descriptor() ([]byte, []int) {
+	return file_shim_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *EndRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *EndRequest) GetExit() *Exit {
+	if x != nil {
+		return x.Exit
+	}
+	return nil
+}
+
+type UpgradeRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// binary is the absolute path of what is executed.
+	Binary        string `protobuf:"bytes,1,opt,name=binary,proto3" json:"binary,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UpgradeRequest) Reset() {
+	*x = UpgradeRequest{}
+	mi := &file_shim_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UpgradeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UpgradeRequest) ProtoMessage() {}
+
+func (x *UpgradeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_shim_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UpgradeRequest.ProtoReflect.Descriptor instead.
+func (*UpgradeRequest) Descriptor() ([]byte, []int) {
+	return file_shim_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *UpgradeRequest) GetBinary() string {
+	if x != nil {
+		return x.Binary
+	}
+	return ""
+}
+
 type TraceRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -1525,7 +1660,7 @@ type TraceRequest struct {
 
 func (x *TraceRequest) Reset() {
 	*x = TraceRequest{}
-	mi := &file_shim_proto_msgTypes[19]
+	mi := &file_shim_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1537,7 +1672,7 @@ func (x *TraceRequest) String() string {
 func (*TraceRequest) ProtoMessage() {}
 
 func (x *TraceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_shim_proto_msgTypes[19]
+	mi := &file_shim_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1550,7 +1685,7 @@ func (x *TraceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TraceRequest.ProtoReflect.Descriptor instead.
 func (*TraceRequest) Descriptor() ([]byte, []int) {
-	return file_shim_proto_rawDescGZIP(), []int{19}
+	return file_shim_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *TraceRequest) GetId() string {
@@ -1569,7 +1704,7 @@ type TraceResponse struct {
 
 func (x *TraceResponse) Reset() {
 	*x = TraceResponse{}
-	mi := &file_shim_proto_msgTypes[20]
+	mi := &file_shim_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1581,7 +1716,7 @@ func (x *TraceResponse) String() string {
 func (*TraceResponse) ProtoMessage() {}
 
 func (x *TraceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_shim_proto_msgTypes[20]
+	mi := &file_shim_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1594,7 +1729,7 @@ func (x *TraceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TraceResponse.ProtoReflect.Descriptor instead.
 func (*TraceResponse) Descriptor() ([]byte, []int) {
-	return file_shim_proto_rawDescGZIP(), []int{20}
+	return file_shim_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *TraceResponse) GetSpans() []*Span {
@@ -1616,7 +1751,7 @@ type Span struct {
 
 func (x *Span) Reset() {
 	*x = Span{}
-	mi := &file_shim_proto_msgTypes[21]
+	mi := &file_shim_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1628,7 +1763,7 @@ func (x *Span) String() string {
 func (*Span) ProtoMessage() {}
 
 func (x *Span) ProtoReflect() protoreflect.Message {
-	mi := &file_shim_proto_msgTypes[21]
+	mi := &file_shim_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1641,7 +1776,7 @@ func (x *Span) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Span.ProtoReflect.Descriptor instead.
 func (*Span) Descriptor() ([]byte, []int) {
-	return file_shim_proto_rawDescGZIP(), []int{21}
+	return file_shim_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Span) GetName() string {
@@ -1695,7 +1830,7 @@ const file_shim_proto_rawDesc = "" +
 	"\buts_path\x18\x05 \x01(\tR\autsPath\x129\n" +
 	"\n" +
 	"created_at\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\tcreatedAt\x127\n" +
-	"\texited_at\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\bexitedAt\"\xaf\x01\n" +
+	"\texited_at\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\bexitedAt\"\xd0\x01\n" +
 	"\x04Exit\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\rR\x04code\x12\x16\n" +
 	"\x06signal\x18\x02 \x01(\rR\x06signal\x12*\n" +
@@ -1703,7 +1838,9 @@ const file_shim_proto_rawDesc = "" +
 	"\aunknown\x18\x04 \x01(\bR\aunknown\x12\x16\n" +
 	"\x06reason\x18\x05 \x01(\tR\x06reason\x12\x1d\n" +
 	"\n" +
-	"oom_killed\x18\x06 \x01(\bR\toomKilled\"\x9b\x03\n" +
+	"oom_killed\x18\x06 \x01(\bR\toomKilled\x12\x1f\n" +
+	"\voom_victims\x18\a \x03(\tR\n" +
+	"oomVictims\"\x9b\x03\n" +
 	"\tContainer\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1d\n" +
 	"\n" +
@@ -1720,12 +1857,16 @@ const file_shim_proto_rawDesc = "" +
 	"started_at\x18\n" +
 	" \x01(\v2\x1a.google.protobuf.TimestampR\tstartedAt\x12\x18\n" +
 	"\aadopted\x18\v \x01(\bR\aadopted\x12\x16\n" +
-	"\x06cgroup\x18\f \x01(\tR\x06cgroup\"M\n" +
+	"\x06cgroup\x18\f \x01(\tR\x06cgroup\"\xad\x01\n" +
 	"\rCreateOptions\x12\x1d\n" +
 	"\n" +
 	"sandbox_id\x18\x01 \x01(\tR\tsandboxId\x12\x1d\n" +
 	"\n" +
-	"stdin_once\x18\x02 \x01(\bR\tstdinOnce\"'\n" +
+	"stdin_once\x18\x02 \x01(\bR\tstdinOnce\x12\x18\n" +
+	"\aforeign\x18\x03 \x01(\bR\aforeign\x12 \n" +
+	"\flog_max_size\x18\x04 \x01(\x03R\n" +
+	"logMaxSize\x12\"\n" +
+	"\rlog_max_files\x18\x05 \x01(\x05R\vlogMaxFiles\"'\n" +
 	"\x11CheckpointOptions\x12\x12\n" +
 	"\x04criu\x18\x01 \x01(\tR\x04criu\"\x89\x02\n" +
 	"\x0eSandboxOptions\x12\x1a\n" +
@@ -1802,7 +1943,13 @@ const file_shim_proto_rawDesc = "" +
 	"\n" +
 	"pids_limit\x18\x12 \x01(\x04R\tpidsLimit\x12\"\n" +
 	"\rio_read_bytes\x18\x13 \x01(\x04R\vioReadBytes\x12$\n" +
-	"\x0eio_write_bytes\x18\x14 \x01(\x04R\fioWriteBytes\"\x1e\n" +
+	"\x0eio_write_bytes\x18\x14 \x01(\x04R\fioWriteBytes\"E\n" +
+	"\n" +
+	"EndRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12'\n" +
+	"\x04exit\x18\x02 \x01(\v2\x13.berth.shim.v1.ExitR\x04exit\"(\n" +
+	"\x0eUpgradeRequest\x12\x16\n" +
+	"\x06binary\x18\x01 \x01(\tR\x06binary\"\x1e\n" +
 	"\fTraceRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\":\n" +
 	"\rTraceResponse\x12)\n" +
@@ -1817,7 +1964,7 @@ const file_shim_proto_rawDesc = "" +
 	"\x0eSTATUS_CREATED\x10\x01\x12\x12\n" +
 	"\x0eSTATUS_RUNNING\x10\x02\x12\x11\n" +
 	"\rSTATUS_PAUSED\x10\x03\x12\x12\n" +
-	"\x0eSTATUS_STOPPED\x10\x042\xb0\x04\n" +
+	"\x0eSTATUS_STOPPED\x10\x042\xac\x05\n" +
 	"\x04Shim\x12B\n" +
 	"\x05Hello\x12\x1b.berth.shim.v1.HelloRequest\x1a\x1c.berth.shim.v1.HelloResponse\x12?\n" +
 	"\x04List\x12\x1a.berth.shim.v1.ListRequest\x1a\x1b.berth.shim.v1.ListResponse\x12D\n" +
@@ -1826,7 +1973,9 @@ const file_shim_proto_rawDesc = "" +
 	"\x04Exec\x12\x1a.berth.shim.v1.ExecRequest\x1a\x1d.berth.shim.v1.StreamResponse\x12E\n" +
 	"\x06Attach\x12\x1c.berth.shim.v1.AttachRequest\x1a\x1d.berth.shim.v1.StreamResponse\x12B\n" +
 	"\x05Stats\x12\x1b.berth.shim.v1.StatsRequest\x1a\x1c.berth.shim.v1.StatsResponse\x12B\n" +
-	"\x05Trace\x12\x1b.berth.shim.v1.TraceRequest\x1a\x1c.berth.shim.v1.TraceResponseB1Z/github.com/11f9778f/berth/internal/shim/api;apib\x06proto3"
+	"\x05Trace\x12\x1b.berth.shim.v1.TraceRequest\x1a\x1c.berth.shim.v1.TraceResponse\x128\n" +
+	"\x03End\x12\x19.berth.shim.v1.EndRequest\x1a\x16.google.protobuf.Empty\x12@\n" +
+	"\aUpgrade\x12\x1d.berth.shim.v1.UpgradeRequest\x1a\x16.google.protobuf.EmptyB1Z/github.com/11f9778f/berth/internal/shim/api;apib\x06proto3"
 
 var (
 	file_shim_proto_rawDescOnce sync.Once
@@ -1841,7 +1990,7 @@ func file_shim_proto_rawDescGZIP() []byte {
 }
 
 var file_shim_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_shim_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
+var file_shim_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
 var file_shim_proto_goTypes = []any{
 	(Status)(0),                   // 0: berth.shim.v1.Status
 	(*HelloRequest)(nil),          // 1: berth.shim.v1.HelloRequest
@@ -1863,49 +2012,56 @@ var file_shim_proto_goTypes = []any{
 	(*StatsRequest)(nil),          // 17: berth.shim.v1.StatsRequest
 	(*StatsResponse)(nil),         // 18: berth.shim.v1.StatsResponse
 	(*ContainerStats)(nil),        // 19: berth.shim.v1.ContainerStats
-	(*TraceRequest)(nil),          // 20: berth.shim.v1.TraceRequest
-	(*TraceResponse)(nil),         // 21: berth.shim.v1.TraceResponse
-	(*Span)(nil),                  // 22: berth.shim.v1.Span
-	nil,                           // 23: berth.shim.v1.SandboxOptions.SysctlsEntry
-	(*timestamppb.Timestamp)(nil), // 24: google.protobuf.Timestamp
-	(*emptypb.Empty)(nil),         // 25: google.protobuf.Empty
+	(*EndRequest)(nil),            // 20: berth.shim.v1.EndRequest
+	(*UpgradeRequest)(nil),        // 21: berth.shim.v1.UpgradeRequest
+	(*TraceRequest)(nil),          // 22: berth.shim.v1.TraceRequest
+	(*TraceResponse)(nil),         // 23: berth.shim.v1.TraceResponse
+	(*Span)(nil),                  // 24: berth.shim.v1.Span
+	nil,                           // 25: berth.shim.v1.SandboxOptions.SysctlsEntry
+	(*timestamppb.Timestamp)(nil), // 26: google.protobuf.Timestamp
+	(*emptypb.Empty)(nil),         // 27: google.protobuf.Empty
 }
 var file_shim_proto_depIdxs = []int32{
 	5,  // 0: berth.shim.v1.ListResponse.sandboxes:type_name -> berth.shim.v1.Sandbox
 	7,  // 1: berth.shim.v1.ListResponse.containers:type_name -> berth.shim.v1.Container
-	24, // 2: berth.shim.v1.Sandbox.created_at:type_name -> google.protobuf.Timestamp
-	24, // 3: berth.shim.v1.Sandbox.exited_at:type_name -> google.protobuf.Timestamp
-	24, // 4: berth.shim.v1.Exit.at:type_name -> google.protobuf.Timestamp
+	26, // 2: berth.shim.v1.Sandbox.created_at:type_name -> google.protobuf.Timestamp
+	26, // 3: berth.shim.v1.Sandbox.exited_at:type_name -> google.protobuf.Timestamp
+	26, // 4: berth.shim.v1.Exit.at:type_name -> google.protobuf.Timestamp
 	0,  // 5: berth.shim.v1.Container.status:type_name -> berth.shim.v1.Status
 	6,  // 6: berth.shim.v1.Container.exit:type_name -> berth.shim.v1.Exit
-	24, // 7: berth.shim.v1.Container.created_at:type_name -> google.protobuf.Timestamp
-	24, // 8: berth.shim.v1.Container.started_at:type_name -> google.protobuf.Timestamp
-	23, // 9: berth.shim.v1.SandboxOptions.sysctls:type_name -> berth.shim.v1.SandboxOptions.SysctlsEntry
+	26, // 7: berth.shim.v1.Container.created_at:type_name -> google.protobuf.Timestamp
+	26, // 8: berth.shim.v1.Container.started_at:type_name -> google.protobuf.Timestamp
+	25, // 9: berth.shim.v1.SandboxOptions.sysctls:type_name -> berth.shim.v1.SandboxOptions.SysctlsEntry
 	6,  // 10: berth.shim.v1.ExecSyncResponse.exit:type_name -> berth.shim.v1.Exit
 	19, // 11: berth.shim.v1.StatsResponse.containers:type_name -> berth.shim.v1.ContainerStats
-	24, // 12: berth.shim.v1.ContainerStats.at:type_name -> google.protobuf.Timestamp
-	22, // 13: berth.shim.v1.TraceResponse.spans:type_name -> berth.shim.v1.Span
-	1,  // 14: berth.shim.v1.Shim.Hello:input_type -> berth.shim.v1.HelloRequest
-	3,  // 15: berth.shim.v1.Shim.List:input_type -> berth.shim.v1.ListRequest
-	11, // 16: berth.shim.v1.Shim.ReopenLog:input_type -> berth.shim.v1.ReopenLogRequest
-	12, // 17: berth.shim.v1.Shim.ExecSync:input_type -> berth.shim.v1.ExecSyncRequest
-	14, // 18: berth.shim.v1.Shim.Exec:input_type -> berth.shim.v1.ExecRequest
-	15, // 19: berth.shim.v1.Shim.Attach:input_type -> berth.shim.v1.AttachRequest
-	17, // 20: berth.shim.v1.Shim.Stats:input_type -> berth.shim.v1.StatsRequest
-	20, // 21: berth.shim.v1.Shim.Trace:input_type -> berth.shim.v1.TraceRequest
-	2,  // 22: berth.shim.v1.Shim.Hello:output_type -> berth.shim.v1.HelloResponse
-	4,  // 23: berth.shim.v1.Shim.List:output_type -> berth.shim.v1.ListResponse
-	25, // 24: berth.shim.v1.Shim.ReopenLog:output_type -> google.protobuf.Empty
-	13, // 25: berth.shim.v1.Shim.ExecSync:output_type -> berth.shim.v1.ExecSyncResponse
-	16, // 26: berth.shim.v1.Shim.Exec:output_type -> berth.shim.v1.StreamResponse
-	16, // 27: berth.shim.v1.Shim.Attach:output_type -> berth.shim.v1.StreamResponse
-	18, // 28: berth.shim.v1.Shim.Stats:output_type -> berth.shim.v1.StatsResponse
-	21, // 29: berth.shim.v1.Shim.Trace:output_type -> berth.shim.v1.TraceResponse
-	22, // [22:30] is the sub-list for method output_type
-	14, // [14:22] is the sub-list for method input_type
-	14, // [14:14] is the sub-list for extension type_name
-	14, // [14:14] is the sub-list for extension extendee
-	0,  // [0:14] is the sub-list for field type_name
+	26, // 12: berth.shim.v1.ContainerStats.at:type_name -> google.protobuf.Timestamp
+	6,  // 13: berth.shim.v1.EndRequest.exit:type_name -> berth.shim.v1.Exit
+	24, // 14: berth.shim.v1.TraceResponse.spans:type_name -> berth.shim.v1.Span
+	1,  // 15: berth.shim.v1.Shim.Hello:input_type -> berth.shim.v1.HelloRequest
+	3,  // 16: berth.shim.v1.Shim.List:input_type -> berth.shim.v1.ListRequest
+	11, // 17: berth.shim.v1.Shim.ReopenLog:input_type -> berth.shim.v1.ReopenLogRequest
+	12, // 18: berth.shim.v1.Shim.ExecSync:input_type -> berth.shim.v1.ExecSyncRequest
+	14, // 19: berth.shim.v1.Shim.Exec:input_type -> berth.shim.v1.ExecRequest
+	15, // 20: berth.shim.v1.Shim.Attach:input_type -> berth.shim.v1.AttachRequest
+	17, // 21: berth.shim.v1.Shim.Stats:input_type -> berth.shim.v1.StatsRequest
+	22, // 22: berth.shim.v1.Shim.Trace:input_type -> berth.shim.v1.TraceRequest
+	20, // 23: berth.shim.v1.Shim.End:input_type -> berth.shim.v1.EndRequest
+	21, // 24: berth.shim.v1.Shim.Upgrade:input_type -> berth.shim.v1.UpgradeRequest
+	2,  // 25: berth.shim.v1.Shim.Hello:output_type -> berth.shim.v1.HelloResponse
+	4,  // 26: berth.shim.v1.Shim.List:output_type -> berth.shim.v1.ListResponse
+	27, // 27: berth.shim.v1.Shim.ReopenLog:output_type -> google.protobuf.Empty
+	13, // 28: berth.shim.v1.Shim.ExecSync:output_type -> berth.shim.v1.ExecSyncResponse
+	16, // 29: berth.shim.v1.Shim.Exec:output_type -> berth.shim.v1.StreamResponse
+	16, // 30: berth.shim.v1.Shim.Attach:output_type -> berth.shim.v1.StreamResponse
+	18, // 31: berth.shim.v1.Shim.Stats:output_type -> berth.shim.v1.StatsResponse
+	23, // 32: berth.shim.v1.Shim.Trace:output_type -> berth.shim.v1.TraceResponse
+	27, // 33: berth.shim.v1.Shim.End:output_type -> google.protobuf.Empty
+	27, // 34: berth.shim.v1.Shim.Upgrade:output_type -> google.protobuf.Empty
+	25, // [25:35] is the sub-list for method output_type
+	15, // [15:25] is the sub-list for method input_type
+	15, // [15:15] is the sub-list for extension type_name
+	15, // [15:15] is the sub-list for extension extendee
+	0,  // [0:15] is the sub-list for field type_name
 }
 
 func init() { file_shim_proto_init() }
@@ -1919,7 +2075,7 @@ func file_shim_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_shim_proto_rawDesc), len(file_shim_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   23,
+			NumMessages:   25,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

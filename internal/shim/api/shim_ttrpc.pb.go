@@ -17,6 +17,8 @@ type ShimService interface {
 	Attach(context.Context, *AttachRequest) (*StreamResponse, error)
 	Stats(context.Context, *StatsRequest) (*StatsResponse, error)
 	Trace(context.Context, *TraceRequest) (*TraceResponse, error)
+	End(context.Context, *EndRequest) (*emptypb.Empty, error)
+	Upgrade(context.Context, *UpgradeRequest) (*emptypb.Empty, error)
 }
 
 func RegisterShimService(srv *ttrpc.Server, svc ShimService) {
@@ -77,6 +79,20 @@ func RegisterShimService(srv *ttrpc.Server, svc ShimService) {
 					return nil, err
 				}
 				return svc.Trace(ctx, &req)
+			},
+			"End": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
+				var req EndRequest
+				if err := unmarshal(&req); err != nil {
+					return nil, err
+				}
+				return svc.End(ctx, &req)
+			},
+			"Upgrade": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
+				var req UpgradeRequest
+				if err := unmarshal(&req); err != nil {
+					return nil, err
+				}
+				return svc.Upgrade(ctx, &req)
 			},
 		},
 	})
@@ -151,6 +167,22 @@ func (c *shimClient) Stats(ctx context.Context, req *StatsRequest) (*StatsRespon
 func (c *shimClient) Trace(ctx context.Context, req *TraceRequest) (*TraceResponse, error) {
 	var resp TraceResponse
 	if err := c.client.Call(ctx, "berth.shim.v1.Shim", "Trace", req, &resp); err != nil {
+		return nil, err
+	}
+	return &resp, nil
+}
+
+func (c *shimClient) End(ctx context.Context, req *EndRequest) (*emptypb.Empty, error) {
+	var resp emptypb.Empty
+	if err := c.client.Call(ctx, "berth.shim.v1.Shim", "End", req, &resp); err != nil {
+		return nil, err
+	}
+	return &resp, nil
+}
+
+func (c *shimClient) Upgrade(ctx context.Context, req *UpgradeRequest) (*emptypb.Empty, error) {
+	var resp emptypb.Empty
+	if err := c.client.Call(ctx, "berth.shim.v1.Shim", "Upgrade", req, &resp); err != nil {
 		return nil, err
 	}
 	return &resp, nil

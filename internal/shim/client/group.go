@@ -37,6 +37,8 @@ type groupRecord struct {
 	Foreign    bool     `json:"foreign,omitempty"`
 	Address    string   `json:"address,omitempty"` // of a foreign shim
 	Bundle     string   `json:"bundle,omitempty"`  // of a foreign shim's sandbox
+	TaskV2     bool     `json:"taskV2,omitempty"`  // a foreign shim that serves version 2 of the Task service
+	Options    Options  `json:"options,omitzero"`  // of a foreign shim
 	Generation uint32   `json:"generation"`
 	Sandboxes  []string `json:"sandboxes,omitempty"`
 }
@@ -238,6 +240,13 @@ func (g *group) adopt(ctx context.Context, pid int, cmd *exec.Cmd) error {
 	if pid == 0 {
 		pid = peer
 	}
+	if g.rec.Foreign {
+		if pid, err = g.foreignPid(ctx, c.client); err != nil {
+			c.Close()
+			return err
+		}
+		c.pid = pid
+	}
 	pidfd, err := sys.OpenPidFD(pid)
 	if err != nil {
 		c.Close()
@@ -363,6 +372,7 @@ func (g *group) end(ctx context.Context) error {
 		}
 	}
 	g.disconnect()
+	g.removeSocket()
 	if err := g.discard(ctx); err != nil {
 		return err
 	}

@@ -232,7 +232,7 @@ func (m *Manager) place(p Placement, h Handler) (g *group, fresh bool, err error
 	}
 	if g == nil {
 		g = m.newGroup(newGroupID())
-		g.rec = groupRecord{ID: g.id, Tenant: p.Tenant, Handler: p.Handler, Binary: h.Binary, Foreign: h.Foreign}
+		g.rec = groupRecord{ID: g.id, Tenant: p.Tenant, Handler: p.Handler, Binary: h.Binary, Foreign: h.Foreign, Options: h.Options}
 		m.groups[g.id] = g
 		fresh = true
 	}

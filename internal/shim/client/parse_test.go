@@ -1,7 +1,8 @@
 package client
 
 import (
-	"strings"
+	"bytes"
+	"errors"
 	"testing"
 
 	"github.com/containerd/containerd/api/types"
@@ -16,11 +17,46 @@ func TestParseBootstrap(t *testing.T) {
 		"/run/x.sock":          "/run/x.sock",
 		`{"version":3,"address":"unix:///run/x.sock","protocol":"ttrpc"}`: "unix:///run/x.sock",
 		`{"version":3,"address":"unix:///run/x.sock","protocol":"grpc"}`:  "",
+		"\b\x03\x12\x12unix:///run/x.sock\x1a\x05ttrpc":                   "unix:///run/x.sock", // a message of containerd 2.3
+		`{"version":9,"address":"unix:///run/x.sock"}`:                    "",
 		`{}`: "", "": "", "panic: oops": "", "tcp://1.2.3.4:5": "",
 	} {
-		got, err := parseBootstrap(strings.NewReader(in))
-		if got != want || (err == nil) != (want != "") {
-			t.Errorf("%q: %q, %v", in, got, err)
+		got, err := parseBootstrap([]byte(in))
+		if err != nil {
+			got.Address = ""
+		}
+		if got.Address != want || (err == nil) != (want != "") {
+			t.Errorf("%q: %q, %v", in, got.Address, err)
+		}
+	}
+}
+
+func TestNewOptions(t *testing.T) {
+	type table = map[string]any
+	for _, c := range []struct {
+		binary string
+		table  table
+		typ    string // of the message, or
+		bad    string // the option that is refused
+		holds  string
+	}{
+		{"/usr/bin/containerd-shim-runc-v2", nil, "", "", ""},
+		{"/usr/bin/containerd-shim-runc-v2", table{"BinaryName": "crun", "SystemdCgroup": true, "IoUid": int64(7)}, "containerd.runc.v1.Options", "", "crun"},
+		{"containerd-shim-runc-v2", table{"Binary": "crun"}, "", "Binary", ""},
+		{"containerd-shim-runc-v2", table{"BinaryName": true}, "", "BinaryName", ""},
+		{"containerd-shim-runc-v2", table{"IoUid": int64(-1)}, "", "IoUid", ""},
+		{"containerd-shim-runsc-v1", table{"TypeUrl": "io.containerd.runsc.v1.options", "ConfigPath": "/etc/runsc.toml"}, "runtimeoptions.v1.Options", "", "/etc/runsc.toml"},
+		{"containerd-shim-runsc-v1", table{"ConfigPath": "runsc.toml"}, "", "ConfigPath", ""},
+		{"containerd-shim-kata-v2", table{"ConfigPath": int64(3)}, "", "ConfigPath", ""},
+		{"containerd-shim-x-v1", table{"a": table{"b": int64(1)}}, "runtimeoptions.v1.Options", "", "[a]\nb = 1"},
+	} {
+		o, err := NewOptions(c.binary, c.table)
+		var bad *BadOption
+		if errors.As(err, &bad) != (c.bad != "") || bad != nil && bad.Key != c.bad {
+			t.Errorf("%s %v: %v", c.binary, c.table, err)
+		}
+		if o.TypeURL != c.typ || !bytes.Contains(o.Value, []byte(c.holds)) {
+			t.Errorf("%s %v: %q %q", c.binary, c.table, o.TypeURL, o.Value)
 		}
 	}
 }
@@ -28,7 +64,7 @@ func TestParseBootstrap(t *testing.T) {
 func FuzzParseBootstrap(f *testing.F) {
 	f.Add(`{"version":3,"address":"unix:///run/x.sock","protocol":"ttrpc"}`)
 	f.Fuzz(func(t *testing.T, in string) {
-		if got, err := parseBootstrap(strings.NewReader(in)); err == nil && got == "" {
+		if got, err := parseBootstrap([]byte(in)); err == nil && got.Address == "" {
 			t.Fatal("no address and no error")
 		}
 	})

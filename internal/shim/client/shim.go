@@ -119,6 +119,9 @@ func (s *Shim) route(ctx context.Context, req *ttrpc.Request, resp *ttrpc.Respon
 }
 
 func (s *Shim) send(ctx context.Context, conn *ttrpc.Client, req *ttrpc.Request, resp *ttrpc.Response) error {
+	if req.Service == taskService && s.g.rec.TaskV2 {
+		req.Service = taskServiceV2
+	}
 	ctx = context.WithValue(ctx, callKey{}, call{req, resp})
 	return conn.Call(ctx, req.Service, req.Method, &emptypb.Empty{}, &emptypb.Empty{})
 }

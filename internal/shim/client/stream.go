@@ -35,7 +35,10 @@ type Streams struct {
 // ExecSync runs a process in a container and returns its output and exit. timeout 0 means none, limit 0
 // the most that is possible (16 MiB a stream).
 func (s *Shim) ExecSync(ctx context.Context, id string, p *specs.Process, timeout time.Duration, limit int64) (*api.ExecSyncResponse, error) {
-	spec, err := s.process(p)
+	if s.g.rec.Foreign {
+		return s.execSyncForeign(ctx, id, p, timeout, limit)
+	}
+	spec, err := json.Marshal(p)
 	if err != nil {
 		return nil, fmt.Errorf("exec in container %s: %w", id, err)
 	}
@@ -71,17 +74,13 @@ func fetch(path string) ([]byte, error) {
 	return b, nil
 }
 
-func (s *Shim) process(p *specs.Process) ([]byte, error) {
-	if s.g.rec.Foreign {
-		return nil, fmt.Errorf("the shim is not Berth's own: %w", errdefs.ErrNotImplemented)
-	}
-	return json.Marshal(p)
-}
-
 // Exec runs a process in a container with the caller's streams, and returns when it has ended. When ctx
 // ends first, the process is killed.
 func (s *Shim) Exec(ctx context.Context, id, execID string, p *specs.Process, streams Streams) (*api.Exit, error) {
-	spec, err := s.process(p)
+	if s.g.rec.Foreign {
+		return s.execForeign(ctx, id, execID, p, streams)
+	}
+	spec, err := json.Marshal(p)
 	if err != nil {
 		return nil, fmt.Errorf("exec in container %s: %w", id, err)
 	}

@@ -40,6 +40,8 @@ type Handler struct {
 	// Foreign marks a shim that is not Berth's own: it is started and called by containerd's protocol
 	// alone, keeps one sandbox, and can't be replaced when it dies.
 	Foreign bool
+	// Options are what a foreign shim gets with each container: see NewOptions.
+	Options Options
 }
 
 // Placement says for whom a shim is wanted.
@@ -49,7 +51,7 @@ type Placement struct {
 	Tenant string
 	// Handler names a row of Config.Handlers.
 	Handler string
-	// Bundle is the sandbox's bundle directory; only foreign shims need it.
+	// Bundle is the sandbox's bundle directory, with its config.json; only foreign shims need it.
 	Bundle string
 }
 

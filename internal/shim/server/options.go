@@ -27,7 +27,7 @@ func parseOptions(a *anypb.Any, rec *record) error {
 		if err := proto.Unmarshal(a.Value, &o); err != nil {
 			return fmt.Errorf("options: %w: %w", err, errdefs.ErrInvalidArgument)
 		}
-		rec.SandboxID, rec.Stdio.StdinOnce = o.SandboxId, o.StdinOnce
+		rec.SandboxID, rec.Stdio.StdinOnce, rec.Foreign = o.SandboxId, o.StdinOnce, o.Foreign
 		return nil
 	case "containerd.runc.v1.Options":
 		var o runcoptions.Options

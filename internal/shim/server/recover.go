@@ -91,6 +91,9 @@ func (s *Server) inherit(name string) *os.File {
 func (s *Server) adopt(ctx context.Context, rec record) error {
 	t := &task{s: s, rec: rec, created: make(chan struct{}), spans: &trace.Recorder{}, execs: map[string]*process{}, adopted: true}
 	t.main = newProcess(t, "")
+	if rec.Foreign {
+		return s.adoptAbsent(t)
+	}
 	if rec.Engine.Pid == 0 {
 		return s.undo(ctx, t)
 	}

@@ -20,13 +20,15 @@ import (
 // record is a container in containers/<id>.json. It is written before the engine is asked for anything (Engine.Pid
 // is 0 then), after it has answered, and at each change that a successor must know.
 type record struct {
-	ID        string             `json:"id"`
-	SandboxID string             `json:"sandboxID,omitempty"`
-	Bundle    string             `json:"bundle"`
-	Cgroup    string             `json:"cgroup,omitempty"`
-	Stdio     stdioSpec          `json:"stdio"`
-	NoPivot   bool               `json:"noPivot,omitempty"`
-	NoKeyring bool               `json:"noKeyring,omitempty"`
+	ID        string    `json:"id"`
+	SandboxID string    `json:"sandboxID,omitempty"`
+	Bundle    string    `json:"bundle"`
+	Cgroup    string    `json:"cgroup,omitempty"`
+	Stdio     stdioSpec `json:"stdio"`
+	NoPivot   bool      `json:"noPivot,omitempty"`
+	NoKeyring bool      `json:"noKeyring,omitempty"`
+	// Foreign tells that another shim runs the container: see absent.
+	Foreign   bool               `json:"foreign,omitempty"`
 	Engine    engine.State       `json:"engine"`
 	StartedAt time.Time          `json:"startedAt,omitzero"`
 	Exit      *engine.ExitStatus `json:"exit,omitempty"`
@@ -147,6 +149,9 @@ func (t *task) create(ctx context.Context, rootfs []engine.Mount) (err error) {
 	if err != nil {
 		return err
 	}
+	if t.rec.Foreign {
+		return t.keep(ctx, newAbsent(stdio))
+	}
 	c, err := t.s.cfg.Engine.Create(ctx, engine.CreateOptions{
 		ID: t.rec.ID, Bundle: t.rec.Bundle, Spec: t.spec, Rootfs: rootfs, Stdio: stdio.files(), NoPivot: t.rec.NoPivot, NoKeyring: t.rec.NoKeyring,
 	})
@@ -173,6 +178,10 @@ func (t *task) keep(ctx context.Context, c Container) error {
 	}
 	if err := t.save(); err != nil {
 		return errors.Join(err, c.Delete(context.WithoutCancel(ctx)))
+	}
+	if t.rec.Foreign {
+		go t.watchAbsent()
+		return nil
 	}
 	t.s.keeper.Put(t.rec.ID+"/pidfd", c.Init().PidFD())
 	go t.watch()
