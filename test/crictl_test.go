@@ -303,7 +303,9 @@ func (c *crictl) streams(pod, id string) {
 	stdin.Close()           // stdin_once: the loop ends, and httpd begins
 	attached.Process.Kill() // it would go on to show what the container says
 	attached.Wait()
-
+	c.eventually("httpd serves", func() bool {
+		return c.do(nil, "exec", id, "wget", "-q", "-O", "/dev/null", "http://127.0.0.1:8099/etc/passwd").code == 0
+	})
 	c.forwardOver("spdy", pod)
 }
 

@@ -156,6 +156,9 @@ func (c *cli) awaitNode(ctx context.Context, h *handle) error {
 			return fail("see "+c.nodeLog(), "the node could not start: %s", c.lastWords())
 		}
 	}
+	if h.child != nil && node.Holder(c.run) != h.child.Process.Pid { // it was too late, and is ending
+		h.child, h.ended = nil, nil
+	}
 	return nil
 }
 

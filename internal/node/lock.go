@@ -45,6 +45,15 @@ func Lives(run string) bool {
 	return held
 }
 
+// Holder is the process of the node that has the run directory, 0 if none has it.
+func Holder(run string) (pid int) {
+	h, held := lockState(run)
+	if !held {
+		return 0
+	}
+	return h.pid
+}
+
 // holder is what a lock file says: who holds it or held it last.
 type holder struct {
 	verb Verb
