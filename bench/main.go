@@ -11,6 +11,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -31,6 +32,7 @@ type options struct {
 	samples                int
 	networks               []string
 	jsonOut                bool
+	svg                    string
 	containerd, runc, crun string
 }
 
@@ -59,6 +61,7 @@ func flags() (options, error) {
 	flag.StringVar(&atOnce, "at-once", "1,10,50", "pods at once")
 	flag.IntVar(&o.samples, "samples", 100, "samples for each row, about")
 	flag.StringVar(&networks, "network", "host,bridge", "host, bridge or both")
+	flag.StringVar(&o.svg, "svg", "", "draw the medians into this file too")
 	flag.BoolVar(&o.jsonOut, "json", false, "print JSON, times in milliseconds")
 	flag.Parse()
 	o.networks = strings.Split(networks, ",")
@@ -101,6 +104,15 @@ func run(ctx context.Context, o options) error {
 				return err
 			}
 			rows = append(rows, more...)
+		}
+	}
+	if o.svg != "" {
+		var picture bytes.Buffer
+		if err := writeSVG(&picture, rows); err != nil {
+			return err
+		}
+		if err := os.WriteFile(o.svg, picture.Bytes(), 0o644); err != nil {
+			return err
 		}
 	}
 	if o.jsonOut {
@@ -166,8 +178,17 @@ func (o options) targets(ctx context.Context) (targets []*target, stop func(), e
 		return nil, stop, err
 	}
 	stops = append(stops, n.stop)
-	if err := add("berth", n.endpoint(), "", imageName); err != nil || o.containerd == "" {
+	if err := add("berth", n.endpoint(), "", imageName); err != nil {
 		return targets, stop, err
+	}
+	if f, err := newFloor(ctx); err == nil {
+		targets = append(targets, &target{name: floorName, floor: f})
+		stops = append(stops, f.stop)
+	} else {
+		fmt.Fprintf(os.Stderr, "bench: %s is left out: %v\n", floorName, err)
+	}
+	if o.containerd == "" {
+		return targets, stop, nil
 	}
 	c, err := startContainerd(ctx, o.containerd, map[string]string{"runc": o.runc, "crun": o.crun})
 	if err != nil {

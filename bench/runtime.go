@@ -13,8 +13,9 @@ import (
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// target is the runtime that is measured.
+// target is the runtime that is measured, or with floor the kernel alone.
 type target struct {
+	floor         *floor
 	name, handler string
 	conn          *grpc.ClientConn
 	rt            cri.RuntimeServiceClient
@@ -34,6 +35,9 @@ func (r *target) close() { r.conn.Close() }
 
 // round starts n pods at once, execs in all of them at once, and stops and removes them at once.
 func (r *target) round(ctx context.Context, network string, n int, s *samples) error {
+	if r.floor != nil {
+		return r.floor.round(network, n, s)
+	}
 	pods := make([]*pod, n)
 	steps := []func(ctx context.Context, i int) error{
 		func(ctx context.Context, i int) (err error) { pods[i], err = r.start(ctx, network, s); return err },

@@ -20,10 +20,14 @@ func newSamples() *samples { return &samples{ms: map[string][]float64{}} }
 // since adds the time from t to now, and returns now.
 func (s *samples) since(what string, t time.Time) time.Time {
 	now := time.Now()
+	s.add(what, now.Sub(t))
+	return now
+}
+
+func (s *samples) add(what string, took time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.ms[what] = append(s.ms[what], float64(now.Sub(t))/float64(time.Millisecond))
-	return now
+	s.ms[what] = append(s.ms[what], float64(took)/float64(time.Millisecond))
 }
 
 func (s *samples) rows(runtime, network string, n int) []row {
