@@ -58,6 +58,19 @@ func TestHostileSandboxes(t *testing.T) {
 			o.UsernsOptions = &runtimeapi.UserNamespace{Uids: wrong, Gids: wrong}
 		})},
 		{"cgroup", codes.InvalidArgument, func(c *runtimeapi.PodSandboxConfig) { c.Linux.CgroupParent = "/a/../.." }},
+		{"annotations[kubernetes.io/ingress-bandwidth]", codes.InvalidArgument, func(c *runtimeapi.PodSandboxConfig) {
+			c.Annotations = map[string]string{"kubernetes.io/ingress-bandwidth": "fast"}
+		}},
+		{"annotations[kubernetes.io/egress-bandwidth]", codes.InvalidArgument, func(c *runtimeapi.PodSandboxConfig) {
+			c.Annotations = map[string]string{"kubernetes.io/egress-bandwidth": "-1G"}
+		}},
+		{"annotations[io.berth.pod.ips]", codes.InvalidArgument, func(c *runtimeapi.PodSandboxConfig) {
+			c.Annotations = map[string]string{"io.berth.pod.ips": "127.0.0.1"}
+		}},
+		{"host name", codes.InvalidArgument, func(c *runtimeapi.PodSandboxConfig) { c.Hostname = "web\n6.6.6.6 bank.com" }},
+		{"resolv.conf", codes.InvalidArgument, func(c *runtimeapi.PodSandboxConfig) {
+			c.DnsConfig = &runtimeapi.DNSConfig{Searches: []string{"a\nnameserver 6.6.6.6"}}
+		}},
 		{"sysctl", codes.InvalidArgument, func(c *runtimeapi.PodSandboxConfig) {
 			c.Linux.Sysctls = map[string]string{"kernel.core_pattern": "|/evil"}
 		}},

@@ -18,7 +18,7 @@ import (
 // default route, host ports. Repeated with the same request it finishes what is missing and returns the same
 // result. Where it fails, what it began is undone; what an earlier Attach did stays, for Detach to remove.
 //
-// The error wraps book.ErrPortTaken where another pod has a host port, sys.ErrPortInUse where a process of
+// The error wraps book.ErrAddress where a wanted address can not be had, book.ErrPortTaken where another pod has a host port, sys.ErrPortInUse where a process of
 // the host has it, and firewall.ErrNotSupported where host ports are asked for and the kernel has no nftables.
 func (m *Manager) Attach(ctx context.Context, r Request) (*Result, error) {
 	defer trace.Start(ctx, "network.attach")()
@@ -42,7 +42,7 @@ func (m *Manager) Attach(ctx context.Context, r Request) (*Result, error) {
 	if _, err := m.ensure(ctx); err != nil { // before the claim: it makes known which subnets there are
 		return fail(err)
 	}
-	entry, fresh, err := m.book.Claim(r.SandboxID, ports)
+	entry, fresh, err := m.book.Claim(r.SandboxID, book.Want{Ports: ports, IPs: r.IPs, Ingress: r.Bandwidth.Ingress, Egress: r.Bandwidth.Egress})
 	if err != nil {
 		return fail(err)
 	}
@@ -61,6 +61,9 @@ func (m *Manager) connect(ctx context.Context, e book.Entry, ns *os.File, fresh 
 		return err
 	}
 	if err := m.link(ctx, e, ns, fresh); err != nil {
+		return err
+	}
+	if err := m.shape(ctx, e, ns); err != nil {
 		return err
 	}
 	return m.openPorts(ctx, e)
@@ -136,6 +139,30 @@ func (m *Manager) configure(ctx context.Context, e book.Entry, ns *os.File) erro
 		return err
 	}
 	return failpoint.Here("network/address/after")
+}
+
+// shape limits what the pod may receive, at the host's end of its link, and what it may send, at its own: what
+// comes in can not be delayed at the host's, and there it would need a link more for each pod. A container that
+// may change its network (CAP_NET_ADMIN) can take the second away.
+func (m *Manager) shape(ctx context.Context, e book.Entry, ns *os.File) error {
+	if e.Ingress == 0 && e.Egress == 0 {
+		return nil
+	}
+	defer trace.Start(ctx, "network.shape")()
+	if err := failpoint.Here("network/shape/before"); err != nil {
+		return err
+	}
+	if e.Ingress > 0 {
+		if err := rtnl.Shape(m.host, m.cfg.hostLink(e.Owner), e.Ingress, Burst(e.Ingress)); err != nil {
+			return err
+		}
+	}
+	if e.Egress > 0 {
+		if err := rtnl.Shape(ns, podInterface, e.Egress, Burst(e.Egress)); err != nil {
+			return err
+		}
+	}
+	return failpoint.Here("network/shape/after")
 }
 
 func entryGateways(e book.Entry) []netip.Addr {

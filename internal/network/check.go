@@ -55,6 +55,7 @@ func (m *Manager) List(context.Context) ([]Attachment, error) {
 			SandboxID: e.Owner, Network: m.cfg.Bridge, State: "attached", NetNS: m.Pins.Path(e.Owner), Interface: podInterface,
 			HostInterface: m.cfg.hostLink(e.Owner), Addresses: e.Addresses,
 		}
+		a.Bandwidth = Bandwidth{Ingress: e.Ingress, Egress: e.Egress}
 		for _, p := range e.Ports {
 			a.Ports = append(a.Ports, fmt.Sprintf("%s → %d", p, p.ContainerPort))
 		}
@@ -87,7 +88,17 @@ func (m *Manager) Check(ctx context.Context, id string) ([]Problem, error) {
 		return append(out, NoNamespace(m.Pins.Path(id))), nil
 	}
 	defer ns.Close()
-	return append(out, LookInside(ns, podInterface, e.Addresses, entryGateways(e))...), nil
+	out = append(out, LookInside(ns, podInterface, e.Addresses, entryGateways(e))...)
+	return append(out, checkShape(ns, podInterface, e.Egress)...), nil
+}
+
+// checkShape looks for a link's limit, if it is to have one.
+func checkShape(ns *os.File, link string, rate uint64) []Problem {
+	got, err := rtnl.Shaped(ns, link)
+	if rate == 0 || err != nil || got == rate { // a link that is not there is told of elsewhere
+		return nil
+	}
+	return []Problem{{What: fmt.Sprintf("%s is limited to %d bits a second, and should be to %d (0 is no limit)", link, got, rate), Remedy: anew}}
 }
 
 // ListPins lists the pins of namespaces, by owner.

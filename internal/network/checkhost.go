@@ -45,6 +45,7 @@ func (m *Manager) checkHost(e book.Entry) ([]Problem, error) {
 	case !link.Up:
 		bad("ip link set "+name+" up", "the host's end of the pod's link, %s, is down", name)
 	}
+	out = append(out, checkShape(m.host, name, e.Ingress)...)
 	more, err := m.checkTable(e)
 	return append(out, more...), err
 }

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"flag"
 	"fmt"
 	"io"
 	"log/slog"
@@ -50,7 +51,7 @@ func child(env string) int {
 }
 
 func lifeRequest(path string) Request {
-	return Request{SandboxID: "life", NetNS: path, PortMappings: []PortMapping{
+	return Request{SandboxID: "life", NetNS: path, Bandwidth: Bandwidth{Ingress: 1e9, Egress: 1e9}, PortMappings: []PortMapping{
 		tcp(8080, 80), {Protocol: "UDP", HostPort: 5353, ContainerPort: 53},
 	}}
 }
@@ -234,10 +235,12 @@ func TestErrorAtEveryPlace(t *testing.T) {
 	}
 }
 
-// A thousand starts and stops, with kill -9 in between.
+var churnLength = flag.Int("churn", 1200, "starts and stops of TestChurnWithKills; 10000 take some two minutes")
+
+// A thousand starts and stops, with kill -9 in between. The book alone goes through ten thousand by itself.
 func TestChurnWithKills(t *testing.T) {
 	h := newHost(t, nil)
-	kills, each := 20, 60
+	kills, each := *churnLength/60, 60
 	if testing.Short() {
 		kills = 3
 	}

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -42,6 +44,9 @@ func TestLife(t *testing.T) {
 	}
 	if s, _ := r.Sandbox(sb); len(s.IPs) != 1 || s.NetNS == "" || s.IPC == "" {
 		t.Errorf("sandbox %+v", s)
+	}
+	if b, err := os.ReadFile(filepath.Join(r.store.podDir(sb), "hosts")); err != nil || !strings.Contains(string(b), "\n10.1.2.3\t") {
+		t.Errorf("hosts file: %s, %v", b, err)
 	}
 	if res, err := r.ExecSync(ctx, c, []string{"echo", "hi"}, 0); err != nil || string(res.Stdout) != "echo hi" {
 		t.Errorf("exec: %v %v", res, err)

@@ -5,7 +5,12 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"strings"
+
+	"github.com/containerd/errdefs"
+
+	"github.com/11f9778f/berth/internal/network/dnsconf"
 )
 
 // resolvConf is the content of a pod's resolv.conf: d, or a copy of the node's file.
@@ -17,17 +22,24 @@ func (d *DNS) resolvConf(node string) ([]byte, error) {
 		}
 		return b, err
 	}
-	var b strings.Builder
-	if len(d.Searches) > 0 {
-		fmt.Fprintf(&b, "search %s\n", strings.Join(d.Searches, " "))
+	text, err := dnsconf.ResolvConf(dnsconf.DNS(*d))
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", err, errdefs.ErrInvalidArgument)
 	}
-	for _, s := range d.Servers {
-		fmt.Fprintf(&b, "nameserver %s\n", s)
+	return []byte(text), nil
+}
+
+// nameItself gives a pod that has got its addresses their line in its hosts file.
+func (sb *sandbox) nameItself() error {
+	st := sb.get()
+	if len(st.IPs) == 0 {
+		return nil
 	}
-	if len(d.Options) > 0 {
-		fmt.Fprintf(&b, "options %s\n", strings.Join(d.Options, " "))
+	text, err := dnsconf.Hosts(st.IPs, st.Spec.Hostname)
+	if err != nil {
+		return fmt.Errorf("%w: %w", err, errdefs.ErrInvalidArgument)
 	}
-	return []byte(b.String()), nil
+	return os.WriteFile(filepath.Join(sb.r.store.podDir(sb.id), "hosts"), []byte(text), 0o644)
 }
 
 // splitSysctls tells the sysctls of the network namespace from those of the IPC and UTS namespaces.

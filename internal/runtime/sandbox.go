@@ -12,6 +12,7 @@ import (
 	"github.com/containerd/errdefs"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/11f9778f/berth/internal/network/dnsconf"
 	"github.com/11f9778f/berth/internal/trace"
 )
 
@@ -226,6 +227,9 @@ func (sb *sandbox) build(life context.Context) error {
 	})
 	g.Go(func() error { return sb.makePodDir(ctx) })
 	err := g.Wait()
+	if err == nil {
+		err = sb.nameItself()
+	}
 	if err == nil && (spec.Namespaces.PID == NamespacePod || container) {
 		err = sb.startKeeper(life)
 	}
@@ -422,7 +426,11 @@ func writePodFiles(dir string, spec SandboxSpec, resolv string) error {
 	files := map[string][]byte{"resolv.conf": conf}
 	if spec.Namespaces.Network == NamespacePod {
 		files["hostname"] = []byte(spec.Hostname + "\n")
-		files["hosts"] = []byte("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n")
+		hosts, err := dnsconf.Hosts(nil, "") // until it has addresses
+		if err != nil {
+			return err
+		}
+		files["hosts"] = []byte(hosts)
 	}
 	for name, b := range files {
 		path := filepath.Join(dir, name)

@@ -55,13 +55,24 @@ type Entry struct {
 	// Addresses are the owner's, with the length of their subnet; the gateway is the subnet's first.
 	Addresses []netip.Prefix `json:"addresses"`
 	Ports     []Port         `json:"ports,omitempty"`
+	// Ingress and Egress limit the owner, in bits a second; 0 does not.
+	Ingress uint64 `json:"ingress,omitempty"`
+	Egress  uint64 `json:"egress,omitempty"`
+}
+
+// Want is what an owner asks for. Without IPs, of which there may be one of each subnet, the book chooses.
+type Want struct {
+	Ports           []Port
+	IPs             []netip.Addr
+	Ingress, Egress uint64
 }
 
 // Errors that callers decide on.
 var (
 	ErrPortTaken = errors.New("host port is taken")
 	ErrFull      = errors.New("no address is free")
-	ErrOther     = errors.New("the owner has other host ports already")
+	ErrOther     = errors.New("the owner has other host ports, addresses or limits already")
+	ErrAddress   = errors.New("the address can not be had")
 )
 
 // Book is the address book. Calls for one owner must not overlap; calls for different owners may.
@@ -219,9 +230,9 @@ func (b *Book) strike(e Entry) {
 }
 
 // Claim gives owner an address of each subnet, and the host ports. An owner that has an entry gets it
-// again, and fresh is false. Errors wrap ErrPortTaken, ErrFull or ErrOther where that is the reason.
-func (b *Book) Claim(owner string, ports []Port) (e Entry, fresh bool, err error) {
-	e, fresh, err = b.choose(owner, ports)
+// again, and fresh is false. Errors wrap ErrPortTaken, ErrFull, ErrOther or ErrAddress where that is the reason.
+func (b *Book) Claim(owner string, w Want) (e Entry, fresh bool, err error) {
+	e, fresh, err = b.choose(owner, w)
 	if err != nil || !fresh {
 		return e, false, err
 	}
@@ -245,21 +256,28 @@ func (b *Book) write(e Entry) error {
 	return failpoint.Here("network/book/write/after")
 }
 
-func (b *Book) choose(owner string, ports []Port) (Entry, bool, error) {
+func (b *Book) choose(owner string, w Want) (Entry, bool, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if e, ok := b.entries[owner]; ok {
-		if !slices.Equal(e.Ports, ports) {
-			return Entry{}, false, fmt.Errorf("%w: has %v, asks for %v", ErrOther, e.Ports, ports)
+		if !e.satisfies(w) {
+			return Entry{}, false, fmt.Errorf("%w: has %+v, asks for %+v", ErrOther, e, w)
 		}
 		return e, false, nil
 	}
-	if err := b.portConflict(owner, ports); err != nil {
+	if err := b.portConflict(owner, w.Ports); err != nil {
 		return Entry{}, false, err
 	}
-	e := Entry{Owner: owner, Ports: slices.Clone(ports)}
+	if err := b.addressConflict(w.IPs); err != nil {
+		return Entry{}, false, err
+	}
+	e := Entry{Owner: owner, Ports: slices.Clone(w.Ports), Ingress: w.Ingress, Egress: w.Egress}
 	note := false
 	for _, p := range b.pools {
+		if i := slices.IndexFunc(w.IPs, p.contains); i >= 0 {
+			e.Addresses = append(e.Addresses, netip.PrefixFrom(w.IPs[i], p.subnet.Bits()))
+			continue
+		}
 		a, crossed, ok := p.take(func(a netip.Addr) bool { _, taken := b.byAddr[a]; return !taken })
 		if !ok {
 			return Entry{}, false, fmt.Errorf("%w: all of %s are in use", ErrFull, p.subnet)
@@ -274,6 +292,38 @@ func (b *Book) choose(owner string, ports []Port) (Entry, bool, error) {
 	}
 	b.enter(e)
 	return e, true, nil
+}
+
+// satisfies tells whether an entry is what an owner asks for.
+func (e Entry) satisfies(w Want) bool {
+	has := func(ip netip.Addr) bool {
+		return slices.ContainsFunc(e.Addresses, func(a netip.Prefix) bool { return a.Addr() == ip })
+	}
+	return slices.Equal(e.Ports, w.Ports) && e.Ingress == w.Ingress && e.Egress == w.Egress &&
+		!slices.ContainsFunc(w.IPs, func(ip netip.Addr) bool { return !has(ip) })
+}
+
+// addressConflict says why one of the addresses can not be given.
+func (b *Book) addressConflict(ips []netip.Addr) error {
+	for _, ip := range ips {
+		if owner, taken := b.byAddr[ip]; taken {
+			return fmt.Errorf("%w: %s belongs to sandbox %s: choose another one, or remove that pod", ErrAddress, ip, owner)
+		}
+		in := func(p *pool) bool { return p.contains(ip) }
+		if !slices.ContainsFunc(b.pools, in) {
+			var subnets []string
+			for _, p := range b.pools {
+				subnets = append(subnets, fmt.Sprintf("%s to %s", p.first, p.last))
+			}
+			return fmt.Errorf("%w: %s is none of the pods' addresses, %s", ErrAddress, ip, strings.Join(subnets, " and "))
+		}
+	}
+	for _, p := range b.pools {
+		if n := len(slices.DeleteFunc(slices.Clone(ips), func(ip netip.Addr) bool { return !p.contains(ip) })); n > 1 {
+			return fmt.Errorf("%w: a pod has one address of %s, and %d are asked for", ErrAddress, p.subnet, n)
+		}
+	}
+	return nil
 }
 
 // Release strikes owner's entry. An unknown owner is success.

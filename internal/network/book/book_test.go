@@ -32,7 +32,7 @@ func open(t testing.TB, dir, boot string, subnets ...netip.Prefix) *Book {
 
 func claim(t testing.TB, b *Book, owner string, ports ...Port) Entry {
 	t.Helper()
-	e, _, err := b.Claim(owner, ports)
+	e, _, err := b.Claim(owner, Want{Ports: ports})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -48,13 +48,13 @@ func TestClaimIsIdempotentAndSurvivesRestarts(t *testing.T) {
 		t.Errorf("addresses: %v, want %v", first.Addresses, want)
 	}
 	for range 2 {
-		again, fresh, err := b.Claim("a", first.Ports)
+		again, fresh, err := b.Claim("a", Want{Ports: first.Ports})
 		if err != nil || fresh || !reflect.DeepEqual(first, again) {
 			t.Errorf("again: %v, %v, %v", again, fresh, err)
 		}
 		b = open(t, dir, "boot", net4, net6)
 	}
-	if _, _, err := b.Claim("a", nil); !errors.Is(err, ErrOther) {
+	if _, _, err := b.Claim("a", Want{}); !errors.Is(err, ErrOther) {
 		t.Errorf("other ports: %v", err)
 	}
 	if err := errors.Join(b.Release("a"), b.Release("a"), b.Release("nobody")); err != nil {
@@ -62,6 +62,42 @@ func TestClaimIsIdempotentAndSurvivesRestarts(t *testing.T) {
 	}
 	if e := open(t, dir, "boot", net4).Entries(); len(e) > 0 {
 		t.Errorf("left: %v", e)
+	}
+}
+
+func TestWantedAddresses(t *testing.T) {
+	dir := t.TempDir()
+	b := open(t, dir, "boot", net4, net6)
+	ips := []netip.Addr{netip.MustParseAddr("10.0.0.3"), netip.MustParseAddr("fd00::7")}
+	want := Want{IPs: ips, Ingress: 1e6}
+	e, fresh, err := b.Claim("a", want)
+	if err != nil || !fresh || e.Addresses[0].String() != "10.0.0.3/16" || e.Addresses[1].String() != "fd00::7/64" || e.Ingress != 1e6 {
+		t.Fatalf("%+v, %v, %v", e, fresh, err)
+	}
+	b = open(t, dir, "boot", net4, net6)
+	if again, fresh, err := b.Claim("a", want); err != nil || fresh || !reflect.DeepEqual(e, again) {
+		t.Errorf("again: %+v, %v, %v", again, fresh, err)
+	}
+	if _, _, err := b.Claim("a", Want{IPs: []netip.Addr{netip.MustParseAddr("10.0.0.4")}, Ingress: 1e6}); !errors.Is(err, ErrOther) {
+		t.Error("another address:", err)
+	}
+	for _, owner := range []string{"b", "c"} { // the book passes by what was given
+		if got := claim(t, b, owner).Addresses[0].Addr(); got == ips[0] {
+			t.Errorf("%s was given to %s too", got, owner)
+		}
+	}
+	for _, bad := range []string{"10.0.0.3", "10.0.0.1", "10.0.0.0", "10.0.255.255", "10.1.0.5", "fd01::1", "fd00::1"} {
+		if _, _, err := b.Claim("d", Want{IPs: []netip.Addr{netip.MustParseAddr(bad)}}); !errors.Is(err, ErrAddress) {
+			t.Errorf("%s: %v", bad, err)
+		}
+	}
+	two := []netip.Addr{netip.MustParseAddr("10.0.0.30"), netip.MustParseAddr("10.0.0.31")}
+	if _, _, err := b.Claim("d", Want{IPs: two}); !errors.Is(err, ErrAddress) {
+		t.Error("two of one family:", err)
+	}
+	// One that waits with its turn can still be had, and half a wish leaves the rest to the book.
+	if e, _, err := b.Claim("d", Want{IPs: two[:1]}); err != nil || len(e.Addresses) != 2 || e.Addresses[0].Addr() != two[0] {
+		t.Errorf("%+v, %v", e, err)
 	}
 }
 
@@ -106,7 +142,7 @@ func TestPoolGivesAllAndNoMore(t *testing.T) {
 			}
 			seen[a] = true
 		}
-		if _, _, err := b.Claim("more", nil); !errors.Is(err, ErrFull) {
+		if _, _, err := b.Claim("more", Want{}); !errors.Is(err, ErrFull) {
 			t.Errorf("%s gave more than %d: %v", s, n, err)
 		}
 		if err := b.Release("o0"); err != nil {
@@ -121,7 +157,7 @@ func TestFailedClaimTakesNothing(t *testing.T) {
 	b := open(t, t.TempDir(), "boot", net4, netip.MustParsePrefix("fd00::/126"))
 	claim(t, b, "a")
 	claim(t, b, "b")
-	if _, _, err := b.Claim("c", nil); !errors.Is(err, ErrFull) {
+	if _, _, err := b.Claim("c", Want{}); !errors.Is(err, ErrFull) {
 		t.Fatal(err)
 	}
 	if len(b.byAddr) != 4 || len(b.entries) != 2 {
@@ -135,7 +171,7 @@ func TestFullDisk(t *testing.T) {
 	if err := os.RemoveAll(b.records()); err != nil { // as good as a disk that takes nothing
 		t.Fatal(err)
 	}
-	if _, _, err := b.Claim("a", []Port{{"tcp", netip.Addr{}, 80, 80}}); err == nil || len(b.byAddr) > 0 || len(b.byPort) > 0 {
+	if _, _, err := b.Claim("a", Want{Ports: []Port{{"tcp", netip.Addr{}, 80, 80}}}); err == nil || len(b.byAddr) > 0 || len(b.byPort) > 0 {
 		t.Errorf("%v; %v, %v", err, b.byAddr, b.byPort)
 	}
 }
@@ -157,7 +193,7 @@ func TestPorts(t *testing.T) {
 	} {
 		b := open(t, t.TempDir(), "boot", net4)
 		claim(t, b, "a", c.a)
-		_, _, err := b.Claim("b", []Port{c.b})
+		_, _, err := b.Claim("b", Want{Ports: []Port{c.b}})
 		if (err == nil) != c.ok || (!c.ok && !errors.Is(err, ErrPortTaken)) {
 			t.Errorf("%v beside %v: %v", c.b, c.a, err)
 		}
@@ -165,7 +201,7 @@ func TestPorts(t *testing.T) {
 			t.Fatal(err)
 		}
 		claim(t, b, "b", c.b)
-		if _, _, err := open(t, t.TempDir(), "boot", net4).Claim("one", []Port{c.a, c.b}); (err == nil) != c.ok {
+		if _, _, err := open(t, t.TempDir(), "boot", net4).Claim("one", Want{Ports: []Port{c.a, c.b}}); (err == nil) != c.ok {
 			t.Errorf("%v and %v of one owner: %v", c.a, c.b, err)
 		}
 	}
@@ -236,7 +272,7 @@ func TestConcurrentClaims(t *testing.T) {
 		wg.Go(func() {
 			owner := fmt.Sprint("o", i)
 			for range 20 {
-				if _, _, err := b.Claim(owner, nil); err != nil {
+				if _, _, err := b.Claim(owner, Want{}); err != nil {
 					t.Error(err)
 				}
 				if i%2 == 0 {

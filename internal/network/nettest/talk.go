@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"os/exec"
 	"strings"
 	"syscall"
 	"testing"
@@ -183,4 +184,23 @@ func Await(t testing.TB, what string, holds func() bool) {
 		}
 	}
 	t.Errorf("in 30 s it did not come true: %s", what)
+}
+
+// Command runs a program in the namespace at path ("" is the test's own). The test is skipped where the program
+// is not installed.
+func Command(t testing.TB, path string, args ...string) {
+	t.Helper()
+	if _, err := exec.LookPath(args[0]); err != nil {
+		t.Skip("this test needs a program that is not installed:", err)
+	}
+	err := In(path, func() error {
+		out, err := exec.Command(args[0], args[1:]...).CombinedOutput()
+		if err != nil {
+			return fmt.Errorf("%s: %w: %s", strings.Join(args, " "), err, out)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
 }
