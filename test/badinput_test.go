@@ -145,11 +145,12 @@ func TestNotRoot(t *testing.T) {
 	}
 }
 
-// A kernel without overlayfs. The image store's check is made to fail, for the kernel here has it.
+// A kernel without overlayfs: the container gets a copy of its image. The image store's
+// check is made to fail, for the kernel here has it.
 func TestKernelWithoutOverlayfs(t *testing.T) {
 	m := newMachine(t)
 	m.env = []string{"BERTH_FAILPOINT=image/overlay=error"}
-	refused(t, m, m.file("pod.yaml", pod("x", "restartPolicy: Never", container("app", "demo", "show"))), "overlay", "modprobe overlay")
+	m.must("run", m.file("pod.yaml", pod("x", "restartPolicy: Never", container("app", "demo", "show"))))
 }
 
 // Two nodes in one run directory: the second one is told.

@@ -37,6 +37,15 @@ func TestCrashChild(t *testing.T) {
 	if _, err := s.Pull(ctx, ref+":2", PullOptions{}); err != nil {
 		t.Fatal(err)
 	}
+	if _, err := s.Tag(ctx, ref+":2", "kept:1"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Pin(ctx, "kept:1", true); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Untag(ctx, "kept:1"); err != nil {
+		t.Fatal(err)
+	}
 	if err := s.Remove(ctx, ref+":1"); err != nil {
 		t.Fatal(err)
 	}
@@ -82,6 +91,7 @@ func TestCrash(t *testing.T) {
 	}
 	f := newFake(t)
 	base := f.host() + "/app"
+	f.push(t, "app:0", build(t, machine(), layer(t, file{name: "zero", body: "0"})))
 	f.push(t, "app:1", simple(t))
 	f.push(t, "app:2", build(t, machine(), layer(t, file{name: "two", body: "2"})))
 	list := filepath.Join(t.TempDir(), "failpoints")
@@ -93,13 +103,17 @@ func TestCrash(t *testing.T) {
 		t.Fatal(err)
 	}
 	points := strings.Fields(string(b))
-	if len(points) < 15 {
+	if len(points) < 24 {
 		t.Fatalf("only %d failpoints were reached: %v", len(points), points)
 	}
 	for _, p := range points {
 		for hit := 1; hit <= 3; hit++ {
 			t.Run(fmt.Sprintf("%s@%d", p, hit), func(t *testing.T) {
 				root := t.TempDir()
+				good := !strings.HasPrefix(p, "image/layout/") // that is passed in a new store only
+				if good {
+					goodImage(t, root, base)
+				}
 				err := crashChild(t, base, root, fmt.Sprintf("%s=kill@%d", p, hit))
 				if err == errSurvived && hit > 1 {
 					t.Skip("it is not reached so often")
@@ -107,9 +121,24 @@ func TestCrash(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
+				s := openAt(t, root, nil)
+				if _, err := s.Get(base + ":0"); good && err != nil {
+					t.Errorf("a good image is lost: %v", err)
+				}
+				s.Close()
 				checkHealed(t, root, base)
 			})
 		}
+	}
+}
+
+// goodImage pulls an image that no crash may take away.
+func goodImage(t *testing.T, root, base string) {
+	t.Helper()
+	s := openAt(t, root, nil)
+	defer s.Close()
+	if _, err := s.Pull(context.Background(), base+":0", PullOptions{}); err != nil {
+		t.Fatal(err)
 	}
 }
 
@@ -157,7 +186,7 @@ func TestErrorAtFailpoints(t *testing.T) {
 	f.push(t, "app:1", simple(t))
 	f.push(t, "app:2", build(t, machine(), layer(t, file{name: "two", body: "2"})))
 	for _, p := range []string{"image/blob/before", "image/blob/after", "image/layer/before", "image/layer/after", "image/record/before",
-		"image/record/after", "image/ingest/blob", "image/ingest/layer", "image/snapshot/dirs", "image/snapshot/before", "image/snapshot/after", "image/discard/before"} {
+		"image/record/after", "image/ingest/blob", "image/ingest/blob-bytes", "image/ingest/blob-unsynced", "image/ingest/layer", "image/ingest/layer-unpacked", "image/write/half", "image/syncfs/before", "image/snapshot/dirs", "image/snapshot/before", "image/snapshot/after", "image/discard/before"} {
 		t.Run(p, func(t *testing.T) {
 			root := t.TempDir()
 			crashChild(t, base, root, p+"=error")

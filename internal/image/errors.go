@@ -45,6 +45,10 @@ func (s *Store) remedy(err error) error {
 	switch {
 	case err == nil, errors.Is(err, errRemedied):
 		return err
+	case errors.Is(err, sys.ErrNoSpace) && s.noInodes():
+		return kind.Errorf(errRemedied, "the filesystem of %s has no inodes left; remove files, or images that nobody uses: %w", s.root, err)
+	case errors.Is(err, sys.ErrReadOnly):
+		return kind.Errorf(errRemedied, "the filesystem of %s is read-only; look at the kernel's log for errors of the disk, and remount it: %w", s.root, err)
 	case errors.Is(err, sys.ErrNoSpace):
 		return kind.Errorf(errRemedied, "the disk of %s is full; free some space, or remove images that nobody uses: %w", s.root, err)
 	case errors.Is(err, sys.ErrQuota):
@@ -53,6 +57,12 @@ func (s *Store) remedy(err error) error {
 		return kind.Errorf(errRemedied, "no permission to change %s; run as root: %w", s.root, err)
 	}
 	return err
+}
+
+// noInodes tells whether it is inodes that the images' filesystem lacks.
+func (s *Store) noInodes() bool {
+	fs, err := fsInfo(s.images)
+	return err == nil && fs.Inodes > 0 && fs.InodesFree*100 < fs.Inodes && fs.Available > 1<<20
 }
 
 // layerError makes unpack's errors the store's.

@@ -149,6 +149,9 @@ func (s *Store) syncLayers() error {
 		return err
 	}
 	defer dir.Close()
+	if err := failpoint.Here("image/syncfs/before"); err != nil {
+		return err
+	}
 	if err := dir.Syncfs(); err != nil {
 		return err
 	}

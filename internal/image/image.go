@@ -60,7 +60,8 @@ type Mount struct {
 
 // Rootfs is one container's writable root filesystem: an overlay of an image's layers.
 type Rootfs struct {
-	// Mounts is what to mount, in order, at the root; here always one overlay mount.
+	// Mounts is what to mount, in order, at the root: one overlay mount, or where the kernel has no overlayfs
+	// a bind mount of Upper, which holds a copy of the image then.
 	// Its option string can be longer than a memory page, which mount(2) refuses: then
 	// mount Lower, Upper and Work with fsconfig(2) "lowerdir+".
 	Mounts []Mount

@@ -182,6 +182,9 @@ func (w *layerWork) download(ctx context.Context, g *errgroup.Group) error {
 		}
 		w.st.set(PhaseUnpacking)
 		defer trace.Start(ctx, "image.sync-blob")()
+		if err := failpoint.Here("image/ingest/blob-unsynced"); err != nil {
+			return err
+		}
 		return f.Sync()
 	})
 	return nil
@@ -192,6 +195,9 @@ func (w *layerWork) receive(ctx context.Context, f *os.File) error {
 	want := w.l.Blob.Digest
 	hash := want.Algorithm().Hash()
 	out := writerFunc(func(p []byte) (int, error) {
+		if err := failpoint.Here("image/ingest/blob-bytes"); err != nil {
+			return 0, err
+		}
 		n, err := f.Write(p)
 		hash.Write(p[:n])
 		w.source.advance(n)
@@ -245,6 +251,9 @@ func (w *layerWork) unpack(ctx context.Context) error {
 	}
 	if got != w.l.DiffID {
 		return kind.Errorf(ErrCorrupt, "layer %s unpacks to %s, its image's configuration says %s; do not use this image", w.l.Blob.Digest, got, w.l.DiffID)
+	}
+	if err := failpoint.Here("image/ingest/layer-unpacked"); err != nil {
+		return err
 	}
 	w.rec = &layerRec{usage: Usage{Bytes: stats.DiskBytes, Inodes: stats.Inodes}}
 	b, err := json.Marshal(layerFile{DiffID: got, Bytes: w.rec.usage.Bytes, Inodes: w.rec.usage.Inodes, Boot: w.s.boot})

@@ -115,6 +115,9 @@ func place(from, to, point string) error {
 	if err := os.Rename(from, to); err != nil {
 		return err
 	}
+	if err := failpoint.Here(point + "/renamed"); err != nil {
+		return err
+	}
 	if err := syncDir(filepath.Dir(to)); err != nil {
 		return err
 	}
@@ -154,7 +157,16 @@ func writeSynced(path string, data []byte) error {
 		return err
 	}
 	defer f.Close()
-	if _, err := f.Write(data); err != nil {
+	if _, err := f.Write(data[:len(data)/2]); err != nil {
+		return err
+	}
+	if err := failpoint.Here("image/write/half"); err != nil {
+		return err
+	}
+	if _, err := f.Write(data[len(data)/2:]); err != nil {
+		return err
+	}
+	if err := failpoint.Here("image/write/unsynced"); err != nil {
 		return err
 	}
 	return f.Sync()

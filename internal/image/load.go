@@ -247,7 +247,7 @@ func (s *Store) loadSnapshots() error {
 		if err := readJSON(filepath.Join(path, snapshotFileName), &f); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			s.log.Warn("the record of a snapshot can't be read", "key", e.Name(), "err", err)
 		}
-		s.snaps[e.Name()] = &snapshot{image: f.Image, layers: f.Layers}
+		s.snaps[e.Name()] = &snapshot{image: f.Image, layers: f.Layers, copied: f.Copied}
 	}
 	return nil
 }

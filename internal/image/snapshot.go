@@ -25,10 +25,12 @@ type snapshotFile struct {
 	Image  digest.Digest   `json:"image"`
 	Layers []digest.Digest `json:"layers"` // the lowest first
 	Boot   string          `json:"boot"`
+	Copied bool            `json:"copied,omitempty"` // upper/ holds all of the image
 }
 
 const snapshotFileName = "snapshot.json"
 
+// checkOverlay says whether the kernel has overlayfs. Without it containers get copies.
 func checkOverlay() error {
 	err := failpoint.Here("image/overlay")
 	if err == nil {
@@ -60,15 +62,12 @@ func (s *Store) Prepare(ctx context.Context, key string, img *Image) (Rootfs, er
 	}
 	defer s.gate.calls.Done()
 	defer trace.Start(ctx, "image.prepare")()
-	if err := s.overlay(); err != nil {
-		return Rootfs{}, err
-	}
 	if err := validKey(key); err != nil {
 		return Rootfs{}, err
 	}
 	sn, err := s.claim(ctx, key, img)
 	if err == nil {
-		err = s.makeSnapshot(key, sn)
+		err = s.makeSnapshot(ctx, key, sn, img)
 	}
 	if err != nil {
 		s.unclaim(key)
@@ -125,11 +124,14 @@ func (i *Image) digests() []digest.Digest {
 }
 
 // makeSnapshot makes the directories of key, or fits those that are there for another mount.
-func (s *Store) makeSnapshot(key string, sn *snapshot) error {
+func (s *Store) makeSnapshot(ctx context.Context, key string, sn *snapshot, img *Image) error {
 	path := s.snapshot(key)
 	var f snapshotFile
 	err := readJSON(filepath.Join(path, snapshotFileName), &f)
 	switch {
+	case err == nil && f.Boot == s.boot && f.Image == sn.image && f.Copied:
+		sn.copied = true
+		return nil
 	case err == nil && f.Boot == s.boot && f.Image == sn.image:
 		return s.reuse(path)
 	case !isNotExist(err) || exists(path):
@@ -140,7 +142,7 @@ func (s *Store) makeSnapshot(key string, sn *snapshot) error {
 		wake(s.sweep)
 	}
 	tmp := s.unique(s.snapshots, ".new-"+key)
-	if err := s.fillSnapshot(tmp, sn); err != nil {
+	if err := s.fillSnapshot(ctx, tmp, sn, img); err != nil {
 		s.abandon(tmp)
 		return err
 	}
@@ -165,8 +167,9 @@ func (s *Store) abandon(tmp string) {
 	wake(s.sweep)
 }
 
-func (s *Store) fillSnapshot(tmp string, sn *snapshot) error {
-	if !s.takeBlank(tmp) {
+func (s *Store) fillSnapshot(ctx context.Context, tmp string, sn *snapshot, img *Image) error {
+	sn.copied = s.overlay() != nil
+	if sn.copied || !s.takeBlank(tmp) {
 		if err := makeBlank(tmp); err != nil {
 			return err
 		}
@@ -174,7 +177,12 @@ func (s *Store) fillSnapshot(tmp string, sn *snapshot) error {
 	if err := failpoint.Here("image/snapshot/dirs"); err != nil {
 		return err
 	}
-	b, err := json.Marshal(snapshotFile{Image: sn.image, Layers: sn.layers, Boot: s.boot})
+	if sn.copied {
+		if err := s.copyImage(ctx, filepath.Join(tmp, "upper"), img); err != nil {
+			return err
+		}
+	}
+	b, err := json.Marshal(snapshotFile{Image: sn.image, Layers: sn.layers, Boot: s.boot, Copied: sn.copied})
 	if err != nil {
 		return err
 	}
@@ -220,6 +228,11 @@ func exists(path string) bool {
 func (s *Store) rootfs(key string, sn *snapshot) Rootfs {
 	path := s.snapshot(key)
 	r := Rootfs{Upper: filepath.Join(path, "upper"), Work: filepath.Join(path, "work")}
+	if sn.copied {
+		r.Lower = []string{r.Upper}
+		r.Mounts = []Mount{{Type: "bind", Source: r.Upper, Options: []string{"rbind", "rw"}}}
+		return r
+	}
 	for _, d := range slices.Backward(sn.layers) {
 		// A layer that an image has twice counts where it is topmost; overlayfs refuses doubles.
 		if fs := s.layerFS(d); !slices.Contains(r.Lower, fs) {

@@ -181,10 +181,6 @@ func TestPrepareErrors(t *testing.T) {
 	if got := s.Rootfses(); len(got) != 1 {
 		t.Errorf("%v", got)
 	}
-	s.overlay = func() error { return ErrNoOverlay }
-	if _, err := s.Prepare(ctx, "e", other); !errors.Is(err, ErrNoOverlay) {
-		t.Error(err)
-	}
 }
 
 func TestNoOverlaySentence(t *testing.T) {

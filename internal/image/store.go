@@ -91,6 +91,7 @@ type layerRec struct {
 type snapshot struct {
 	image   digest.Digest
 	layers  []digest.Digest // the lowest first
+	copied  bool            // it is a copy of the image, for want of overlayfs
 	measure measure
 }
 
@@ -138,8 +139,14 @@ func newStore(c Config) (*Store, error) {
 		snaps:     map[string]*snapshot{},
 		sweep:     make(chan struct{}, 1),
 		settle:    make(chan struct{}, 1),
-		overlay:   sync.OnceValue(checkOverlay),
 	}
+	s.overlay = sync.OnceValue(func() error {
+		err := checkOverlay()
+		if err != nil {
+			s.log.Warn("each container gets a copy of its image, which takes time and room", "err", err)
+		}
+		return err
+	})
 	s.Tune(c.Tunable)
 	if err := s.makeDirs(); err != nil {
 		return nil, s.remedy(err)

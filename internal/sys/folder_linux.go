@@ -20,13 +20,14 @@ type Folder struct{ fd int }
 
 // Errors that callers compare with errors.Is.
 const (
-	ErrLoop    = unix.ELOOP        // a symbolic link where none may be, or too many of them
-	ErrNotDir  = unix.ENOTDIR      // a path goes through something that is no directory
-	ErrNoSpace = unix.ENOSPC       // the disk is full
-	ErrQuota   = unix.EDQUOT       // the quota is used up
-	ErrNoXattr = unix.ENODATA      // no extended attribute of that name
-	ErrNotSup  = unix.EOPNOTSUPP   // the filesystem does not do that
-	ErrTooLong = unix.ENAMETOOLONG // a name or path is too long
+	ErrLoop     = unix.ELOOP        // a symbolic link where none may be, or too many of them
+	ErrNotDir   = unix.ENOTDIR      // a path goes through something that is no directory
+	ErrNoSpace  = unix.ENOSPC       // the disk is full
+	ErrQuota    = unix.EDQUOT       // the quota is used up
+	ErrReadOnly = unix.EROFS        // the filesystem is read-only
+	ErrNoXattr  = unix.ENODATA      // no extended attribute of that name
+	ErrNotSup   = unix.EOPNOTSUPP   // the filesystem does not do that
+	ErrTooLong  = unix.ENAMETOOLONG // a name or path is too long
 )
 
 const folderFlags = unix.O_RDONLY | unix.O_DIRECTORY | unix.O_CLOEXEC

@@ -48,9 +48,18 @@ const (
 // Apply unpacks the tar in r into the directory dir. It reads r up to the end-of-archive mark; the
 // caller drains the rest if it wants the stream's digest. After an error dir is of no use.
 func Apply(ctx context.Context, dir string, r io.Reader, limits Limits) (Stats, error) {
-	root, err := sys.OpenFolder(dir)
+	a, err := newApplier(ctx, dir, limits)
 	if err != nil {
 		return Stats{}, err
+	}
+	defer a.close()
+	return a.apply(r)
+}
+
+func newApplier(ctx context.Context, dir string, limits Limits) (*applier, error) {
+	root, err := sys.OpenFolder(dir)
+	if err != nil {
+		return nil, err
 	}
 	a := &applier{
 		ctx:       ctx,
@@ -60,12 +69,16 @@ func Apply(ctx context.Context, dir string, r io.Reader, limits Limits) (Stats, 
 		whiteouts: map[string]bool{},
 	}
 	a.dirs = dirCache{root: root, made: &a.stats.Inodes}
-	defer a.close()
+	return a, nil
+}
+
+func (a *applier) apply(r io.Reader) (Stats, error) {
 	if err := a.run(tar.NewReader(&limitedReader{r: r, left: a.limits.Bytes})); err != nil {
 		return a.stats, err
 	}
 	if a.replaced {
-		if _, a.stats.Inodes, err = root.DiskUsage(ctx); err != nil {
+		var err error
+		if _, a.stats.Inodes, err = a.root.DiskUsage(a.ctx); err != nil {
 			return a.stats, err
 		}
 	}
@@ -84,6 +97,8 @@ type applier struct {
 	times []dirTime
 	// whiteouts are the paths that a ".wh." entry has deleted: the same layer may still bring them.
 	whiteouts map[string]bool
+	// merging says that the lower layers are in the directory already, and what the layer deletes is gone.
+	merging bool
 	// replaced says that something was removed again, so that the inodes have to be counted.
 	replaced bool
 	// memory estimates what times and whiteouts take.
@@ -169,6 +184,9 @@ func (a *applier) entry(hdr *tar.Header, content io.Reader) error {
 func (a *applier) place(name string, hdr *tar.Header, content io.Reader) error {
 	dirName, base := path.Split(name)
 	dirName = path.Clean(dirName)
+	if a.merging && strings.HasPrefix(base, whiteoutPrefix) {
+		return nil
+	}
 	parent, err := a.dirs.open(dirName)
 	if err != nil {
 		return layerPathError(err)
