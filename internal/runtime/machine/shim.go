@@ -57,20 +57,18 @@ func (s *shim) CreateSandbox(ctx context.Context, r runtime.ShimSandbox) (place 
 	if err != nil {
 		return place, fmt.Errorf("create sandbox in shim: %w", native(err))
 	}
-	st, err := s.c.Sandbox().SandboxStatus(ctx, &sandboxv1.SandboxStatusRequest{SandboxID: r.ID, Verbose: true})
-	if err != nil {
-		return place, fmt.Errorf("ask shim for the sandbox's namespaces: %w", native(err))
+	if r.IPC {
+		place.IPC = s.c.Namespace(r.ID, "ipc")
 	}
-	return runtime.SandboxPlace{IPC: st.Info["ipc"], UTS: st.Info["uts"]}, nil
+	if r.UTS {
+		place.UTS = s.c.Namespace(r.ID, "uts")
+	}
+	return place, nil
 }
 
-// RemoveSandbox stops the sandbox and has the shim forget it.
+// RemoveSandbox has the shim end what is left in the sandbox and forget it.
 func (s *shim) RemoveSandbox(ctx context.Context, id string) error {
-	_, err := s.c.Sandbox().StopSandbox(ctx, &sandboxv1.StopSandboxRequest{SandboxID: id})
-	if err = native(err); err != nil && !errdefs.IsNotFound(err) {
-		return fmt.Errorf("stop sandbox in shim: %w", err)
-	}
-	_, err = s.c.Sandbox().ShutdownSandbox(ctx, &sandboxv1.ShutdownSandboxRequest{SandboxID: id})
+	_, err := s.c.Sandbox().ShutdownSandbox(ctx, &sandboxv1.ShutdownSandboxRequest{SandboxID: id})
 	if err = native(err); err != nil && !errdefs.IsNotFound(err) {
 		return fmt.Errorf("remove sandbox in shim: %w", err)
 	}

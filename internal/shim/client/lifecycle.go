@@ -17,6 +17,7 @@ import (
 
 	"github.com/11f9778f/berth/internal/engine"
 	"github.com/11f9778f/berth/internal/shim/api"
+	"github.com/11f9778f/berth/internal/shim/state"
 )
 
 func statusError(resp *ttrpc.Response) error { return status.ErrorProto(resp.Status) }
@@ -108,7 +109,7 @@ func (g *group) discard(context.Context) error {
 	}
 	var errs []error
 	for _, p := range pods {
-		errs = append(errs, engine.UnpinNamespaces(filepath.Join(g.dir, "pods", p.Name(), "ns")))
+		errs = append(errs, engine.UnpinNamespaces(state.Namespaces(g.dir, p.Name())))
 	}
 	return errors.Join(errs...)
 }

@@ -18,6 +18,7 @@ import (
 	"google.golang.org/protobuf/types/known/emptypb"
 
 	"github.com/11f9778f/berth/internal/shim/api"
+	"github.com/11f9778f/berth/internal/shim/state"
 	"github.com/11f9778f/berth/internal/sys"
 )
 
@@ -54,6 +55,11 @@ func (s *Shim) Pid() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.pid
+}
+
+// Namespace is where a sandbox's own namespace of a kind ("ipc", "uts") is bound, if it has one.
+func (s *Shim) Namespace(sandbox, kind string) string {
+	return filepath.Join(state.Namespaces(s.g.dir, sandbox), kind)
 }
 
 // Task is the standard service for containers.

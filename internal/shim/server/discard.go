@@ -54,7 +54,7 @@ func DiscardSandboxes(e Engine, dir string) error {
 	}
 	var errs []error
 	for _, p := range pods {
-		errs = append(errs, e.UnpinNamespaces(filepath.Join(dir, "pods", p.Name(), "ns")))
+		errs = append(errs, e.UnpinNamespaces(state.Namespaces(dir, p.Name())))
 	}
 	return errors.Join(errs...)
 }

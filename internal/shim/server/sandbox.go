@@ -98,7 +98,7 @@ func (s *Server) createSandbox(ctx context.Context, rec sandboxRecord, sysctls m
 	return nil
 }
 
-func (b *sandbox) nsDir() string { return b.s.path("pods", b.rec.ID, "ns") }
+func (b *sandbox) nsDir() string { return state.Namespaces(b.s.cfg.Dir, b.rec.ID) }
 
 // nsPath is where one of the pod's own namespaces is bound.
 func (b *sandbox) nsPath(kind string, host bool) string {

@@ -45,6 +45,10 @@ type envelope struct {
 	Data    json.RawMessage `json:"data"`
 }
 
+// Namespaces is the folder in a group's directory where a pod's own namespaces are bound, each to a file named as in
+// /proc/PID/ns.
+func Namespaces(group, sandbox string) string { return filepath.Join(group, "pods", sandbox, "ns") }
+
 // Save writes v as JSON to path.
 func Save(path string, v any) error {
 	data, err := json.Marshal(v)
