@@ -34,6 +34,8 @@ type counters struct {
 	criClient
 	dir, pod string
 	ids      []string
+	config   *cri.PodSandboxConfig
+	configs  []*cri.ContainerConfig
 }
 
 func newCounters(m *machine, script string, names ...string) *counters {
@@ -55,21 +57,22 @@ func newCounters(m *machine, script string, names ...string) *counters {
 	if err != nil {
 		m.t.Fatal(err)
 	}
-	c.pod = sb.PodSandboxId
+	c.pod, c.config = sb.PodSandboxId, config
 	for _, name := range names {
-		made, err := c.CreateContainer(c.ctx, &cri.CreateContainerRequest{PodSandboxId: c.pod, SandboxConfig: config, Config: &cri.ContainerConfig{
+		config := &cri.ContainerConfig{
 			Metadata: &cri.ContainerMetadata{Name: name}, Image: &cri.ImageSpec{Image: ref}, LogPath: name + ".log", Command: []string{"sh", "-c", script},
 			Linux: &cri.LinuxContainerConfig{SecurityContext: &cri.LinuxContainerSecurityContext{
 				NamespaceOptions: &cri.NamespaceOption{Pid: cri.NamespaceMode_CONTAINER}, Seccomp: &cri.SecurityProfile{ProfileType: cri.SecurityProfile_RuntimeDefault},
 			}},
-		}})
+		}
+		made, err := c.CreateContainer(c.ctx, &cri.CreateContainerRequest{PodSandboxId: c.pod, SandboxConfig: c.config, Config: config})
 		if err == nil {
 			_, err = c.StartContainer(c.ctx, &cri.StartContainerRequest{ContainerId: made.ContainerId})
 		}
 		if err != nil {
 			m.t.Fatal(err)
 		}
-		c.ids = append(c.ids, made.ContainerId)
+		c.ids, c.configs = append(c.ids, made.ContainerId), append(c.configs, config)
 	}
 	return c
 }

@@ -30,6 +30,9 @@ func (s *Server) CreateContainer(ctx context.Context, req *runtimeapi.CreateCont
 	if err := agree(sb.Spec, spec, req.GetConfig()); err != nil {
 		return nil, err
 	}
+	if err := s.fromCheckpoint(&spec); err != nil {
+		return nil, err
+	}
 	id, err := s.rt.CreateContainer(ctx, sandbox, spec)
 	if err != nil {
 		return nil, asStatus(err)

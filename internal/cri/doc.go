@@ -13,7 +13,5 @@
 //   - Errors are gRPC status errors, also for callers in the same process.
 //   - Requests are data: sizes and characters are checked before anything happens.
 //
-// Not there yet, answered with Unimplemented: CheckpointPod and RestorePod.
-//
 // It makes no system call and touches no container by itself.
 package cri

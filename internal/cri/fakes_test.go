@@ -2,6 +2,7 @@ package cri
 
 import (
 	"context"
+	"io"
 	"io/fs"
 	"net"
 	"net/netip"
@@ -37,6 +38,7 @@ func (rooms) Prepare(context.Context, string, runtime.Image, *runtime.UserNamesp
 }
 func (rooms) View(context.Context, string, runtime.Image) ([]string, error) { return nil, nil }
 func (rooms) Remove(context.Context, string) error                          { return nil }
+func (rooms) Fill(context.Context, string, io.Reader) error                 { return nil }
 func (rooms) Usage(context.Context, string) (runtime.DiskUsage, error) {
 	return runtime.DiskUsage{Bytes: 5, Inodes: 2, At: time.Now()}, nil
 }
@@ -77,6 +79,7 @@ func (shimRoom) StartTask(context.Context, string) (int, error)                 
 func (shimRoom) PauseTask(context.Context, string) error                         { return nil }
 func (shimRoom) ResumeTask(context.Context, string) error                        { return nil }
 func (shimRoom) CheckpointTask(context.Context, string, string, string) error    { return nil }
+func (shimRoom) Restores() bool                                                  { return true }
 func (shimRoom) KillTask(context.Context, string, int) error                     { return nil }
 func (shimRoom) DeleteTask(context.Context, string) error                        { return nil }
 func (shimRoom) UpdateTask(context.Context, string, *specs.LinuxResources) error { return nil }
@@ -177,6 +180,7 @@ func (store) Pull(_ context.Context, ref string, o image.PullOptions) (*image.Im
 	}
 	return nil, image.ErrNotFound
 }
+func (store) Annotations(*image.Image) (map[string]string, error) { return nil, nil }
 func (store) Get(ref string) (*image.Image, error) {
 	if ref == "img" {
 		return oneImage, nil

@@ -26,6 +26,7 @@ const maxMessage = 40 << 20
 type Images interface {
 	Pull(ctx context.Context, ref string, o image.PullOptions) (*image.Image, error)
 	Get(refOrID string) (*image.Image, error)
+	Annotations(img *image.Image) (map[string]string, error)
 	List() []*image.Image
 	Remove(ctx context.Context, refOrID string) error
 	FSInfo(ctx context.Context) (images, snapshots image.FSInfo, err error)

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"os"
 	"path/filepath"
@@ -16,6 +17,7 @@ import (
 
 	"github.com/11f9778f/berth/internal/failpoint"
 	"github.com/11f9778f/berth/internal/image/kind"
+	"github.com/11f9778f/berth/internal/image/unpack"
 	"github.com/11f9778f/berth/internal/sys"
 	"github.com/11f9778f/berth/internal/trace"
 )
@@ -246,6 +248,22 @@ func (s *Store) rootfs(key string, sn *snapshot) Rootfs {
 	}
 	r.Mounts = []Mount{{Type: "overlay", Source: "overlay", Options: options}}
 	return r
+}
+
+// FillRootfs applies a layer, an uncompressed tar with whiteouts, to what Prepare made and nobody has mounted yet. The
+// layer is taken for hostile, as those of images are. After an error the root filesystem is of no use.
+func (s *Store) FillRootfs(ctx context.Context, key string, layer io.Reader) error {
+	if err := s.gate.enter(); err != nil {
+		return err
+	}
+	defer s.gate.calls.Done()
+	if err := validKey(key); err != nil {
+		return err
+	}
+	if _, err := unpack.Apply(ctx, filepath.Join(s.snapshot(key), "upper"), layer, s.cfg.Limits); err != nil {
+		return fmt.Errorf("fill the root filesystem %s: %w", key, s.remedy(err))
+	}
+	return nil
 }
 
 // RemoveRootfs removes what Prepare made. It must not be mounted any more. The files go in the

@@ -75,7 +75,7 @@ func checkContainer(s ContainerSpec) error {
 	if !nameRE.MatchString(s.Name) {
 		return invalid("container name %q must be letters, digits, dots, dashes and underscores", s.Name)
 	}
-	if s.Image == "" {
+	if s.Image == "" && s.Checkpoint == (CheckpointSource{}) {
 		return invalid("container %s has no image", s.Name)
 	}
 	if s.LogPath != "" && (filepath.IsAbs(s.LogPath) || hasDotDot(s.LogPath)) {

@@ -46,7 +46,7 @@ func (r *Runtime) CheckpointContainer(ctx context.Context, id, location string, 
 	op := c.saving.do(func() error {
 		defer end()
 		defer stop()
-		return r.saveContainers(work, []*container{c}, func(*container) string { return location })
+		return r.saveContainers(work, []*container{c}, nothingShared, func(*container) string { return location })
 	})
 	if err := op.wait(ctx); err != nil {
 		return fmt.Errorf("checkpoint container %s: %w", short(id), err)
@@ -54,9 +54,11 @@ func (r *Runtime) CheckpointContainer(ctx context.Context, id, location string, 
 	return nil
 }
 
+func nothingShared(context.Context) error { return nil }
+
 // saveContainers makes an archive of each container, all of the same moment: each is paused before the first is
-// looked at, and they are resumed together.
-func (r *Runtime) saveContainers(ctx context.Context, list []*container, location func(*container) string) (err error) {
+// looked at, and they are resumed together. Meanwhile shared is called to save what belongs to several of them.
+func (r *Runtime) saveContainers(ctx context.Context, list []*container, shared func(context.Context) error, location func(*container) string) (err error) {
 	tool, err := criu.Find(ctx, r.cfg.CRIU)
 	if err != nil {
 		return fmt.Errorf("%w: %w", err, errdefs.ErrFailedPrecondition)
@@ -79,7 +81,7 @@ func (r *Runtime) saveContainers(ctx context.Context, list []*container, locatio
 		}
 		cuts = append(cuts, k)
 	}
-	if err := r.takeCuts(ctx, tool, cuts); err != nil {
+	if err := r.takeCuts(ctx, tool, cuts, shared); err != nil {
 		return err
 	}
 	for i, k := range cuts {
@@ -94,7 +96,7 @@ func (r *Runtime) saveContainers(ctx context.Context, list []*container, locatio
 }
 
 // takeCuts pauses, writes and resumes.
-func (r *Runtime) takeCuts(ctx context.Context, tool criu.Tool, cuts []*cut) (err error) {
+func (r *Runtime) takeCuts(ctx context.Context, tool criu.Tool, cuts []*cut, shared func(context.Context) error) (err error) {
 	defer func() { err = errors.Join(err, resumeAll(ctx, cuts)) }()
 	for _, k := range cuts {
 		k.paused = true // also a pause without an answer may be one
@@ -106,10 +108,10 @@ func (r *Runtime) takeCuts(ctx context.Context, tool criu.Tool, cuts []*cut) (er
 	for _, k := range cuts {
 		k.at = at
 		if err := k.take(ctx, tool); err != nil {
-			return err
+			return fmt.Errorf("container %s: %w", k.c.get().Spec.Name, err)
 		}
 	}
-	return nil
+	return shared(ctx)
 }
 
 // resumeAll resumes under a context of its own.
@@ -184,15 +186,19 @@ func (k *cut) take(ctx context.Context, tool criu.Tool) error {
 	if err != nil {
 		return err
 	}
-	f, err := os.OpenFile(k.diff(), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return err
-	}
-	err = checkpoint.Diff(ctx, f, upper)
-	if err = errors.Join(err, f.Close()); err != nil {
+	if err := writeLayer(ctx, k.diff(), upper); err != nil {
 		return err
 	}
 	return k.openLog()
+}
+
+// writeLayer writes what is in a folder into a new file, as a layer of an image.
+func writeLayer(ctx context.Context, name, dir string) error {
+	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	return errors.Join(checkpoint.Diff(ctx, f, dir), f.Close())
 }
 
 // openLog notes the log as it is now. What is no file, a link for one, is nobody's log.
@@ -272,14 +278,19 @@ func (c *container) unpause() {
 	})
 }
 
-// emptyScratch removes what an earlier daemon had not finished.
+// emptyScratch removes what an earlier daemon had not finished, and what was unpacked before the boot. It follows
+// recovery, which knows the containers.
 func (r *Runtime) emptyScratch() error {
-	if err := os.MkdirAll(r.cfg.ScratchDir, 0o700); err != nil {
-		return fmt.Errorf("make folder for checkpoints: %w", err)
+	entries, err := os.ReadDir(r.cfg.ScratchDir)
+	if err != nil {
+		return fmt.Errorf("read folder for checkpoints: %w", err)
 	}
-	old, err := filepath.Glob(filepath.Join(r.cfg.ScratchDir, "checkpoint-*"))
-	for _, dir := range old {
-		err = errors.Join(err, os.RemoveAll(dir))
+	for _, e := range entries {
+		id, restore := strings.CutPrefix(e.Name(), "restore-")
+		if restore && r.container(id) != nil || !restore && !strings.HasPrefix(e.Name(), "checkpoint-") {
+			continue
+		}
+		err = errors.Join(err, os.RemoveAll(filepath.Join(r.cfg.ScratchDir, e.Name())))
 	}
 	return err
 }

@@ -195,6 +195,10 @@ func (c *container) commit(f func(*ContainerStatus)) error {
 }
 
 func (c *container) build(ctx context.Context) error {
+	saved, err := c.unpackCheckpoint(ctx)
+	if err != nil {
+		return err
+	}
 	spec := c.get().Spec
 	img, err := c.r.cfg.Images.Lookup(ctx, spec.Image)
 	if err != nil {
@@ -202,6 +206,9 @@ func (c *container) build(ctx context.Context) error {
 	}
 	err = c.sb.ledger.do(ctx, effect{kind: kindSnapshot, object: c.id, do: func(ctx context.Context) (err error) {
 		c.rootfs, err = c.r.cfg.Images.Prepare(ctx, c.id, img, c.sb.get().Spec.User)
+		if err == nil {
+			err = saved.fill(ctx, c)
+		}
 		return err
 	}})
 	if err != nil {
@@ -211,7 +218,10 @@ func (c *container) build(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	oci, err := c.makeSpec(ctx, img, volumes)
+	oci, err := c.makeSpec(ctx, saved.defaults(img), volumes)
+	if err == nil {
+		err = saved.match(img, oci)
+	}
 	if err != nil {
 		return err
 	}
@@ -357,6 +367,7 @@ func (c *container) launch(ctx context.Context) (pid int, err error) {
 		pid, err = shim.CreateTask(ctx, Task{
 			ID: c.id, Sandbox: c.sb.id, Bundle: c.r.store.bundle(c.id), Rootfs: c.rootfs,
 			Terminal: st.Spec.TTY, Stdin: st.Spec.Stdin, StdinOnce: st.Spec.StdinOnce, LogPath: st.LogPath,
+			Checkpoint: c.checkpointImages(), CRIU: c.r.cfg.CRIU,
 		})
 		return err
 	}})
@@ -370,6 +381,9 @@ func (c *container) launch(ctx context.Context) (pid int, err error) {
 		}
 		return err
 	}})
+	if err == nil {
+		c.dropCheckpoint(ctx)
+	}
 	return pid, err
 }
 

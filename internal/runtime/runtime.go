@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"path"
 	"path/filepath"
 	"sync"
@@ -132,11 +133,15 @@ func Open(ctx context.Context, cfg Config) (*Runtime, error) {
 		sandboxes: map[string]*sandbox{}, containers: map[string]*container{}, names: map[string]*sandbox{},
 	}
 	r.debts, r.gauges, r.starts = newDebts(r), newGauges(cfg.Kernel), newAdmission()
-	if err := r.emptyScratch(); err != nil {
+	if err := os.MkdirAll(cfg.ScratchDir, 0o700); err != nil {
 		end()
-		return nil, err
+		return nil, fmt.Errorf("make folder for checkpoints: %w", err)
 	}
-	if err := r.recover(ctx); err != nil {
+	err = r.recover(ctx)
+	if err == nil {
+		err = r.emptyScratch()
+	}
+	if err != nil {
 		r.Close()
 		return nil, fmt.Errorf("recover runtime state in %s: %w", st.dir, err)
 	}

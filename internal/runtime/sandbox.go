@@ -22,6 +22,7 @@ type sandbox struct {
 	id     string
 	key    string // the identity, see SandboxSpec
 	actor  actor
+	saving actor // makes checkpoints, which take long
 	ledger *ledger
 	run    *operation // RunSandbox; never nil
 	gauge  gauge

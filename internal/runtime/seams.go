@@ -41,6 +41,8 @@ type Images interface {
 	// its files are translated.
 	Prepare(ctx context.Context, key string, img Image, maps *UserNamespace) ([]engine.Mount, error)
 	Remove(ctx context.Context, key string) error
+	// Fill unpacks a layer of an image, a tar, into the writable layer of a root filesystem that nobody has used.
+	Fill(ctx context.Context, key string, layer io.Reader) error
 	// View returns the folders of the image's layers, the topmost first, and keeps them until Remove(key).
 	View(ctx context.Context, key string, img Image) (layers []string, err error)
 	// Usage is what is known of a writable layer's size; it walks through no tree, and waits until ctx ends
@@ -164,6 +166,8 @@ type Task struct {
 	// StdinOnce closes stdin when the first attached client leaves.
 	StdinOnce bool
 	LogPath   string // absolute; empty drops the output
+	// Checkpoint, if any, is the folder of the images that the start restores by the CRIU at the path CRIU.
+	Checkpoint, CRIU string
 }
 
 // TaskState is a shim's answer for recovery.
@@ -222,6 +226,8 @@ type Shim interface {
 	// CheckpointTask has the CRIU at the path criu write a container's processes into the folder dir. The container
 	// stays as it is: running or paused.
 	CheckpointTask(ctx context.Context, id, dir, criu string) error
+	// Restores tells whether the shim can make a container of a checkpoint.
+	Restores() bool
 	UpdateTask(ctx context.Context, id string, r *specs.LinuxResources) error
 	// Tasks lists a sandbox's containers.
 	Tasks(ctx context.Context, sandboxID string) ([]TaskState, error)

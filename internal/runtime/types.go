@@ -96,6 +96,10 @@ type ContainerSpec struct {
 	Image     string `json:"image"`
 	UserImage string `json:"userImage,omitempty"`
 
+	// Checkpoint is the absolute path of a checkpoint's archive that the container is to become, or an image that holds
+	// one. Image may be empty then: the checkpoint names it.
+	Checkpoint CheckpointSource `json:"checkpoint,omitzero"`
+
 	Command    []string `json:"command,omitempty"` // replaces the image's entry point
 	Args       []string `json:"args,omitempty"`    // replaces the image's command
 	WorkingDir string   `json:"workingDir,omitempty"`
@@ -122,6 +126,12 @@ type ContainerSpec struct {
 
 	Resources Resources `json:"resources"`
 	Security  Security  `json:"security"`
+}
+
+// CheckpointSource is where a checkpoint is: one of both.
+type CheckpointSource struct {
+	Path  string `json:"path,omitempty"`
+	Image string `json:"image,omitempty"`
 }
 
 // EnvVar is one variable; the value is bytes that need not be UTF-8.

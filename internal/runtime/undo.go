@@ -28,6 +28,7 @@ const (
 
 	kindSnapshot effectKind = "snapshot" // a container's writable layer
 	kindVolumes  effectKind = "volumes"  // mounts of the images that are a container's volumes
+	kindRestore  effectKind = "restore"  // an unpacked checkpoint that a container is to be made from
 	kindBundle   effectKind = "bundle"   // a container's config.json and stdio
 	kindTask     effectKind = "task"     // a container's processes and cgroup
 )
@@ -72,6 +73,8 @@ func (r *Runtime) undo(ctx context.Context, l *ledger, e entry) error {
 		return r.cfg.Images.Remove(ctx, e.Object)
 	case kindVolumes:
 		return r.undoVolumes(ctx, e.Object)
+	case kindRestore:
+		return r.undoRestore(ctx, e.Object)
 	case kindBundle:
 		return r.undoBundle(ctx, e.Object)
 	case kindTask:

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net/netip"
 	"os"
@@ -128,6 +129,10 @@ func (f fakeImages) View(ctx context.Context, key string, _ Image) ([]string, er
 }
 func (f fakeImages) Remove(ctx context.Context, key string) error {
 	return f.w.unmake(ctx, "snapshot", key)
+}
+func (f fakeImages) Fill(ctx context.Context, key string, layer io.Reader) error {
+	_, err := io.Copy(io.Discard, layer)
+	return errors.Join(err, f.w.touch(ctx, "fill"))
 }
 func (f fakeImages) Usage(context.Context, string) (DiskUsage, error) {
 	return DiskUsage{Bytes: 5}, nil
@@ -277,6 +282,7 @@ func (f fakeShim) ResumeTask(ctx context.Context, id string) error { return f.w.
 func (f fakeShim) CheckpointTask(ctx context.Context, _, _, _ string) error {
 	return f.w.touch(ctx, "checkpoint")
 }
+func (f fakeShim) Restores() bool { return true }
 func (f fakeShim) KillTask(ctx context.Context, id string, sig int) error {
 	return f.w.touch(ctx, "kill-task")
 }

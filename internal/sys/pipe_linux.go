@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"strconv"
 
 	"golang.org/x/sys/unix"
 )
@@ -68,16 +69,22 @@ func MakeFIFO(path string, mode fs.FileMode, uid, gid int) error {
 // with O_NONBLOCK for a file that goroutines wait on, without it for one that is given to a process
 // (which is then O_RDWR, or the other side is held open already, lest the open blocks).
 func OpenFIFO(path string, flag int) (*os.File, error) {
-	// The descriptor is made here and not by os.OpenFile, which would set O_NONBLOCK by itself: a container
-	// must find its standard output blocking.
-	fd, err := unix.Open(path, flag|unix.O_CLOEXEC|unix.O_NOFOLLOW|unix.O_NOCTTY, 0)
+	// What is there is looked at before it is opened. The container's own descriptor must not have O_NOFOLLOW: CRIU opens
+	// a standard output as it was, through a link in /proc.
+	look, err := unix.Open(path, unix.O_PATH|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
 	if err != nil {
 		return nil, &fs.PathError{Op: "open FIFO", Path: path, Err: err}
 	}
+	defer unix.Close(look)
 	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFIFO {
-		unix.Close(fd)
+	if err := unix.Fstat(look, &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFIFO {
 		return nil, &fs.PathError{Op: "open FIFO", Path: path, Err: errors.Join(err, errors.New("not a FIFO"))}
+	}
+	// The descriptor is made here and not by os.OpenFile, which would set O_NONBLOCK by itself: a container
+	// must find its standard output blocking.
+	fd, err := unix.Open("/proc/self/fd/"+strconv.Itoa(look), flag|unix.O_CLOEXEC|unix.O_NOCTTY, 0)
+	if err != nil {
+		return nil, &fs.PathError{Op: "open FIFO", Path: path, Err: err}
 	}
 	return os.NewFile(uintptr(fd), path), nil
 }

@@ -340,3 +340,53 @@ func checkpoints(ctx context.Context, s *suite) error {
 		return err // it runs on
 	})
 }
+
+// podCheckpoints: of a folder that is written, a pod is made whose containers wait for their start and run on then.
+func podCheckpoints(ctx context.Context, s *suite) error {
+	dir := filepath.Join(s.Dir, "pod-checkpoint")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	var config *runtimeapi.PodSandboxConfig
+	var container *runtimeapi.ContainerConfig
+	err := withPod(ctx, s, func(p *pod) error {
+		id, err := p.start(ctx, "c", "sleep 1000", func(c *runtimeapi.ContainerConfig) {
+			container = c
+		})
+		if err != nil {
+			return err
+		}
+		config = p.cfg
+		_, err = s.rt.CheckpointPod(ctx, &runtimeapi.CheckpointPodRequest{PodSandboxId: p.id, OutputPath: dir, ContainerIds: []string{id}})
+		if err != nil {
+			if left, _ := os.ReadDir(dir); len(left) > 0 {
+				return fmt.Errorf("a failed checkpoint left %v: %w", left, err)
+			}
+			return fmt.Errorf("%w: %w", errSkip, err)
+		}
+		_, err = s.rt.ExecSync(ctx, &runtimeapi.ExecSyncRequest{ContainerId: id, Cmd: []string{"true"}, Timeout: 20})
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	config.Metadata.Uid += "-restored"
+	made, err := s.rt.RestorePod(ctx, &runtimeapi.RestorePodRequest{CheckpointPath: dir, Config: config, ContainerConfigs: []*runtimeapi.ContainerConfig{container}})
+	if err != nil {
+		return err
+	}
+	defer s.rt.RemovePodSandbox(ctx, &runtimeapi.RemovePodSandboxRequest{PodSandboxId: made.PodSandboxId})
+	if len(made.RestoredContainers) != 1 || made.RestoredContainers[0].Name != "c" {
+		return fmt.Errorf("restored %v: %w", made.RestoredContainers, errOther)
+	}
+	id := made.RestoredContainers[0].ContainerId
+	if st, err := s.rt.ContainerStatus(ctx, &runtimeapi.ContainerStatusRequest{ContainerId: id}); err != nil || st.Status.State != runtimeapi.ContainerState_CONTAINER_CREATED {
+		return fmt.Errorf("before its start the container is %v: %w", st.GetStatus().GetState(), errors.Join(err, errOther))
+	}
+	if _, err := s.rt.StartContainer(ctx, &runtimeapi.StartContainerRequest{ContainerId: id}); err != nil {
+		return err
+	}
+	_, err = s.rt.ExecSync(ctx, &runtimeapi.ExecSyncRequest{ContainerId: id, Cmd: []string{"true"}, Timeout: 20})
+	return err
+}

@@ -118,7 +118,8 @@ func checks() []check {
 		{"a URL of a stream is good once", urlOnce},
 		{"several clients attach, and the log is whole", attachMany},
 		{"calls on what is not there say so", notFound},
-		{"checkpoint and restore work, or are refused with the reason", checkpoints},
+		{"a container is checkpointed, or that is refused with the reason", checkpoints},
+		{"a pod is checkpointed and restored, or that is refused with the reason", podCheckpoints},
 	}
 }
 

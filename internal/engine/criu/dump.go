@@ -32,6 +32,12 @@ type Dump struct {
 	Binds []string
 	// Frozen is set if the container's cgroup is frozen. It is so again afterwards.
 	Frozen bool
+	// Stdio are the paths of the FIFOs that serve the first process as standard input, output and error; "" where
+	// there is none.
+	Stdio [3]string
+	// SharedIPC and SharedUTS are set where the container shares the namespace with its pod. What is in it is not
+	// written then, as the container will get its new pod's.
+	SharedIPC, SharedUTS bool
 	// Terminal is set if the container's first process has one, whose other end the caller holds.
 	Terminal bool
 }
@@ -49,11 +55,13 @@ func (t Tool) Dump(ctx context.Context, d Dump) error {
 	}
 	defer os.Remove(out.Name())
 	defer out.Close()
-	cmd := exec.Command(t.Path, args...)
-	// A file and not a pipe: a CRIU whose starter dies must come to its end all the same.
-	cmd.Stdout, cmd.Stderr = out, out
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	if err := cmd.Start(); err != nil {
+	cmd := t.command(args, out)
+	if err := onThread(func() error {
+		if err := joinOf(d.Pid, d.SharedIPC, d.SharedUTS); err != nil {
+			return err
+		}
+		return cmd.Start()
+	}); err != nil {
 		return fmt.Errorf("start %s: %w", t.Path, err)
 	}
 	err = wait(ctx, cmd)
@@ -64,11 +72,20 @@ func (t Tool) Dump(ctx context.Context, d Dump) error {
 	if cause := ctx.Err(); cause != nil {
 		return fmt.Errorf("checkpoint process %d: %w", d.Pid, cause)
 	}
-	words := d.lastWords(out)
+	words := lastWords(filepath.Join(d.Dir, LogFile), out)
 	if strings.Contains(words, "Can't get rlimit") {
 		return fmt.Errorf("checkpoint process %d: criu %s: reading the limits of another user's process needs CAP_SYS_RESOURCE, which this node lacks: %w", d.Pid, t.Version, ErrUnsupported)
 	}
 	return fmt.Errorf("checkpoint process %d: criu %s: %w: %s", d.Pid, t.Version, err, words)
+}
+
+// command is a call of CRIU. It writes into a file and not a pipe: a CRIU whose starter dies must come to its end all
+// the same.
+func (t Tool) command(args []string, out *os.File) *exec.Cmd {
+	cmd := exec.Command(t.Path, args...)
+	cmd.Stdout, cmd.Stderr = out, out
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	return cmd
 }
 
 // wait waits for the program's end; when ctx has ended and a grace is over, it is killed.
@@ -122,8 +139,8 @@ func (d Dump) args() ([]string, error) {
 }
 
 // lastWords are the errors at the end of CRIU's log.
-func (d Dump) lastWords(out *os.File) string {
-	log, err := readTail(filepath.Join(d.Dir, LogFile))
+func lastWords(file string, out *os.File) string {
+	log, err := readTail(file)
 	if err != nil || len(log) == 0 {
 		log = make([]byte, 4096)
 		n, _ := out.ReadAt(log, 0)

@@ -1,6 +1,7 @@
 package criu
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -24,7 +25,11 @@ type mount struct {
 	root, target string
 	fstype       string
 	options      string // the superblock's
+	limits       uint64 // MS_RDONLY, MS_NOSUID, MS_NODEV and MS_NOEXEC, of the mount or, the first, of its superblock
 }
+
+// limits are the options that forbid something.
+var limits = map[string]uint64{"ro": syscall.MS_RDONLY, "nosuid": syscall.MS_NOSUID, "nodev": syscall.MS_NODEV, "noexec": syscall.MS_NOEXEC}
 
 // externals are the resources that CRIU shall not look into.
 func (d Dump) externals() ([]string, error) {
@@ -45,6 +50,9 @@ func (d Dump) externals() ([]string, error) {
 		return nil, err
 	}
 	ext = append(ext, files...)
+	if err := d.describe(files); err != nil {
+		return nil, err
+	}
 	var st syscall.Stat_t
 	if err := syscall.Stat(fmt.Sprintf("/proc/%d/ns/net", d.Pid), &st); err != nil {
 		return nil, err
@@ -77,26 +85,68 @@ func (d Dump) ownsPids() error {
 	return nil
 }
 
+// isExternal tells whether somebody else fills a mount: see externalMounts.
+func (m mount) isExternal(binds []string) bool {
+	switch m.fstype {
+	case "proc", "sysfs", "mqueue":
+		return false
+	case "devpts", "tmpfs":
+		return m.root != "/" || slices.Contains(binds, m.target)
+	}
+	return true
+}
+
 // externalMounts are those that somebody else fills: bind mounts, cgroups, devices of the host. What CRIU makes anew
 // by itself (proc, sysfs, devpts, mqueue, a tmpfs of the container's own) is none.
 func externalMounts(mounts []mount, binds []string) []string {
 	var ext []string
 	for _, m := range mounts {
-		if m.target == "/" {
-			continue
-		}
-		own := false
-		switch m.fstype {
-		case "proc", "sysfs", "mqueue":
-			own = true
-		case "devpts", "tmpfs":
-			own = m.root == "/" && !slices.Contains(binds, m.target)
-		}
-		if !own {
+		if m.target != "/" && m.isExternal(binds) {
 			ext = append(ext, fmt.Sprintf("mnt[%s]:%s", m.target, m.target))
 		}
 	}
 	return ext
+}
+
+// Descriptors is the file among the images that tells which of the files that somebody else owns are the container's
+// standard input and output: keys of CRIU's, with 0, 1 or 2, or -1 for /dev/null.
+const Descriptors = "stdio.json"
+
+// streams are the files at the paths, by their inode.
+func (d Dump) streams() map[uint64]int {
+	out := map[uint64]int{}
+	for i, name := range append([]string{os.DevNull}, d.Stdio[:]...) {
+		var st syscall.Stat_t
+		if name != "" && syscall.Stat(name, &st) == nil {
+			out[st.Ino] = i - 1
+		}
+	}
+	return out
+}
+
+// describe writes Descriptors.
+func (d Dump) describe(ext []string) error {
+	streams, out := d.streams(), map[string]int{}
+	for _, key := range ext {
+		var id int
+		var ino uint64
+		if n, _ := fmt.Sscanf(key, "file[%x:%x]", &id, &ino); n != 2 {
+			continue
+		}
+		if i, ok := streams[ino]; ok {
+			out[key] = i
+		}
+	}
+	for i := range 3 { // pipes without a name, of a process that has them still
+		if link, err := os.Readlink(fmt.Sprintf("/proc/%d/fd/%d", d.Pid, i)); err == nil && strings.HasPrefix(link, "pipe:[") {
+			out[link] = i
+		}
+	}
+	b, err := json.Marshal(out)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(d.Dir, Descriptors), b, 0o600)
 }
 
 // externalFiles are open files on mounts that are not the container's but ours: its FIFOs and /dev/null as standard
@@ -184,6 +234,12 @@ func parseMounts(text string) ([]mount, error) {
 		m := mount{id: id, root: unescape(f[3]), target: unescape(f[4]), fstype: b[0]}
 		if len(b) > 2 {
 			m.options = b[2]
+		}
+		for o := range strings.SplitSeq(f[5], ",") {
+			m.limits |= limits[o]
+		}
+		if slices.Contains(strings.Split(m.options, ","), "ro") {
+			m.limits |= syscall.MS_RDONLY
 		}
 		out = append(out, m)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 
@@ -71,6 +72,11 @@ func mapOption(list []runtime.IDMapping) string {
 		out = append(out, fmt.Sprintf("%d:%d:%d", m.ContainerID, m.HostID, m.Length))
 	}
 	return strings.Join(out, ",")
+}
+
+// Fill unpacks a layer into a snapshot.
+func (i images) Fill(ctx context.Context, key string, layer io.Reader) error {
+	return i.store.FillRootfs(ctx, key, layer)
 }
 
 // View keeps an image's layers under a key and says where they are.

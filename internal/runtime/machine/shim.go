@@ -77,7 +77,7 @@ func (s *shim) RemoveSandbox(ctx context.Context, id string) error {
 
 // CreateTask makes a container that waits for StartTask.
 func (s *shim) CreateTask(ctx context.Context, t runtime.Task) (int, error) {
-	req, err := taskRequest(t, &api.CreateOptions{SandboxId: t.Sandbox, StdinOnce: t.StdinOnce})
+	req, err := taskRequest(t, &api.CreateOptions{SandboxId: t.Sandbox, StdinOnce: t.StdinOnce, Criu: t.CRIU})
 	if err != nil {
 		return 0, err
 	}
@@ -94,7 +94,7 @@ func taskRequest(t runtime.Task, o *api.CreateOptions) (*taskv3.CreateTaskReques
 	if err != nil {
 		return nil, err
 	}
-	req := &taskv3.CreateTaskRequest{ID: t.ID, Bundle: t.Bundle, Terminal: t.Terminal, Options: opts}
+	req := &taskv3.CreateTaskRequest{ID: t.ID, Bundle: t.Bundle, Terminal: t.Terminal, Checkpoint: t.Checkpoint, Options: opts}
 	for _, m := range t.Rootfs {
 		req.Rootfs = append(req.Rootfs, &types.Mount{Type: m.Type, Source: m.Source, Options: m.Options})
 	}
@@ -187,6 +187,9 @@ func (s *shim) CheckpointTask(ctx context.Context, id, dir, criu string) error {
 	_, err = s.c.Task().Checkpoint(ctx, &taskv3.CheckpointTaskRequest{ID: id, Path: dir, Options: opts})
 	return native(err)
 }
+
+// Restores tells whether it is Berth's own.
+func (s *shim) Restores() bool { return s.c.Berth() != nil }
 
 // Tasks lists the sandbox's containers.
 func (s *shim) Tasks(ctx context.Context, sandboxID string) ([]runtime.TaskState, error) {

@@ -635,8 +635,11 @@ type CreateOptions struct {
 	Foreign bool `protobuf:"varint,3,opt,name=foreign,proto3" json:"foreign,omitempty"`
 	// log_max_size is the length in bytes from which on the shim itself rotates the container's log; 0 leaves that to
 	// others. log_max_files is how many files stay then, the present one among them (0 means 5).
-	LogMaxSize    int64 `protobuf:"varint,4,opt,name=log_max_size,json=logMaxSize,proto3" json:"log_max_size,omitempty"`
-	LogMaxFiles   int32 `protobuf:"varint,5,opt,name=log_max_files,json=logMaxFiles,proto3" json:"log_max_files,omitempty"`
+	LogMaxSize  int64 `protobuf:"varint,4,opt,name=log_max_size,json=logMaxSize,proto3" json:"log_max_size,omitempty"`
+	LogMaxFiles int32 `protobuf:"varint,5,opt,name=log_max_files,json=logMaxFiles,proto3" json:"log_max_files,omitempty"`
+	// criu is the absolute path of the CRIU that Start restores the request's checkpoint with; "" is the one in the
+	// shim's PATH.
+	Criu          string `protobuf:"bytes,6,opt,name=criu,proto3" json:"criu,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -704,6 +707,13 @@ func (x *CreateOptions) GetLogMaxFiles() int32 {
 		return x.LogMaxFiles
 	}
 	return 0
+}
+
+func (x *CreateOptions) GetCriu() string {
+	if x != nil {
+		return x.Criu
+	}
+	return ""
 }
 
 // CheckpointOptions may be given as the options of Task.Checkpoint, which leaves CRIU's images of a running
@@ -1857,7 +1867,7 @@ const file_shim_proto_rawDesc = "" +
 	"started_at\x18\n" +
 	" \x01(\v2\x1a.google.protobuf.TimestampR\tstartedAt\x12\x18\n" +
 	"\aadopted\x18\v \x01(\bR\aadopted\x12\x16\n" +
-	"\x06cgroup\x18\f \x01(\tR\x06cgroup\"\xad\x01\n" +
+	"\x06cgroup\x18\f \x01(\tR\x06cgroup\"\xc1\x01\n" +
 	"\rCreateOptions\x12\x1d\n" +
 	"\n" +
 	"sandbox_id\x18\x01 \x01(\tR\tsandboxId\x12\x1d\n" +
@@ -1866,7 +1876,8 @@ const file_shim_proto_rawDesc = "" +
 	"\aforeign\x18\x03 \x01(\bR\aforeign\x12 \n" +
 	"\flog_max_size\x18\x04 \x01(\x03R\n" +
 	"logMaxSize\x12\"\n" +
-	"\rlog_max_files\x18\x05 \x01(\x05R\vlogMaxFiles\"'\n" +
+	"\rlog_max_files\x18\x05 \x01(\x05R\vlogMaxFiles\x12\x12\n" +
+	"\x04criu\x18\x06 \x01(\tR\x04criu\"'\n" +
 	"\x11CheckpointOptions\x12\x12\n" +
 	"\x04criu\x18\x01 \x01(\tR\x04criu\"\x89\x02\n" +
 	"\x0eSandboxOptions\x12\x1a\n" +

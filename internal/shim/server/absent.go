@@ -79,6 +79,9 @@ func (a *absent) Resume(context.Context) error                        { return e
 func (a *absent) Update(context.Context, *specs.LinuxResources) error { return errAbsent() }
 func (a *absent) Stats() (*cgroup.Stats, error)                       { return nil, errAbsent() }
 func (a *absent) Signal(syscall.Signal) error                         { return errAbsent() }
+func (a *absent) Restore(context.Context, engine.RestoreOptions) (Container, error) {
+	return nil, errAbsent()
+}
 func (a *absent) Exec(context.Context, engine.ExecOptions) (Process, error) {
 	return nil, errAbsent()
 }

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 
@@ -14,12 +13,15 @@ import (
 	taskv3 "github.com/containerd/containerd/api/runtime/task/v3"
 	runcoptions "github.com/containerd/containerd/api/types/runc/options"
 	"github.com/containerd/errdefs"
+	"github.com/opencontainers/runtime-spec/specs-go"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/emptypb"
 
+	"github.com/11f9778f/berth/internal/engine"
 	"github.com/11f9778f/berth/internal/engine/criu"
 	"github.com/11f9778f/berth/internal/shim/api"
+	"github.com/11f9778f/berth/internal/shim/crilog"
 )
 
 // Checkpoint writes the images of a container that runs, or is paused, into a folder. It does so itself and not the
@@ -59,7 +61,9 @@ func (t *task) checkpoint(ctx context.Context, tool criu.Tool, dir string) error
 		return err
 	}
 	err = tool.Dump(ctx, criu.Dump{
-		Pid: c.Init().Pid(), Pids: pids, Dir: dir, Binds: t.binds(), Frozen: t.paused(), Terminal: t.snapshot().Stdio.Terminal,
+		Pid: c.Init().Pid(), Pids: pids, Dir: dir, Binds: engine.BindTargets(t.spec), Frozen: t.paused(), Terminal: t.snapshot().Stdio.Terminal,
+		Stdio:     [3]string{t.main.fifo("stdin"), t.main.fifo(crilog.Stdout), t.main.fifo(crilog.Stderr)},
+		SharedIPC: engine.Shares(t.spec, specs.IPCNamespace), SharedUTS: engine.Shares(t.spec, specs.UTSNamespace),
 	})
 	if err != nil && t.paused() {
 		// CRIU thaws what it writes, and a killed one does not freeze it again.
@@ -68,17 +72,6 @@ func (t *task) checkpoint(ctx context.Context, tool criu.Tool, dir string) error
 		}
 	}
 	return err
-}
-
-// binds are the targets of the container's bind mounts.
-func (t *task) binds() []string {
-	var out []string
-	for _, m := range t.spec.Mounts {
-		if m.Type == "bind" || slices.Contains(m.Options, "bind") || slices.Contains(m.Options, "rbind") {
-			out = append(out, filepath.Clean(m.Destination))
-		}
-	}
-	return out
 }
 
 // checkpointOptions returns the path of CRIU, "" for the one in PATH. containerd's options for runc are taken where

@@ -25,6 +25,8 @@ type Engine interface {
 // Container is what Engine makes; see engine.Container.
 type Container interface {
 	Start(ctx context.Context) error
+	// Restore is for a created container, and returns the one that it has become.
+	Restore(ctx context.Context, o engine.RestoreOptions) (Container, error)
 	Init() Process
 	Exec(ctx context.Context, o engine.ExecOptions) (Process, error)
 	State() engine.State
@@ -104,6 +106,14 @@ func (Linux) UnpinNamespaces(dir string) error { return engine.UnpinNamespaces(d
 type container struct{ *engine.Container }
 
 func (c container) Init() Process { return c.Container.Init() }
+
+func (c container) Restore(ctx context.Context, o engine.RestoreOptions) (Container, error) {
+	restored, err := c.Container.Restore(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	return container{restored}, nil
+}
 
 func (c container) OOMKills() (uint64, error) { return c.Cgroup().OOMKills() }
 

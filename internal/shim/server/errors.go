@@ -47,6 +47,7 @@ func classify(err error) error {
 		{fs.ErrPermission, errdefs.ErrPermissionDenied},
 		{cgroup.ErrUnsupported, errdefs.ErrNotImplemented},
 		{criu.ErrUnsupported, errdefs.ErrFailedPrecondition},
+		{criu.ErrMismatch, errdefs.ErrFailedPrecondition},
 		{os.ErrInvalid, errdefs.ErrFailedPrecondition},
 	} {
 		if errors.Is(err, c.is) {

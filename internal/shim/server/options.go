@@ -2,6 +2,7 @@ package server
 
 import (
 	"fmt"
+	"path/filepath"
 	"strconv"
 	"strings"
 
@@ -27,7 +28,10 @@ func parseOptions(a *anypb.Any, rec *record) error {
 		if err := proto.Unmarshal(a.Value, &o); err != nil {
 			return fmt.Errorf("options: %w: %w", err, errdefs.ErrInvalidArgument)
 		}
-		rec.SandboxID, rec.Stdio.StdinOnce, rec.Foreign = o.SandboxId, o.StdinOnce, o.Foreign
+		rec.SandboxID, rec.Stdio.StdinOnce, rec.Foreign, rec.CRIU = o.SandboxId, o.StdinOnce, o.Foreign, o.Criu
+		if o.Criu != "" && !filepath.IsAbs(o.Criu) {
+			return fmt.Errorf("options: criu %q is no absolute path: %w", o.Criu, errdefs.ErrInvalidArgument)
+		}
 		return nil
 	case "containerd.runc.v1.Options":
 		var o runcoptions.Options

@@ -40,6 +40,9 @@ func (s *Server) ReapOrphans(ctx context.Context) {
 }
 
 func (s *Server) reap() {
+	if s.restores.Load() > 0 {
+		return // the next child's end is a reason to look again
+	}
 	known := map[int]bool{}
 	for _, t := range s.tasks() {
 		t.mu.Lock()

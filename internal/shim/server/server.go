@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	sandboxv1 "github.com/containerd/containerd/api/runtime/sandbox/v1"
@@ -62,6 +63,8 @@ type Server struct {
 	ended   chan struct{}
 	once    sync.Once
 	rest    rest
+	// restores counts the restores that are under way.
+	restores atomic.Int32
 
 	mu         sync.Mutex
 	closing    bool
@@ -78,6 +81,9 @@ func New(cfg Config) (*Server, error) {
 		if err := os.MkdirAll(filepath.Join(cfg.Dir, d), 0o700); err != nil {
 			return nil, fmt.Errorf("make shim directory: %w", err)
 		}
+	}
+	if err := os.RemoveAll(filepath.Join(cfg.Dir, "restore")); err != nil { // of a dead predecessor
+		return nil, fmt.Errorf("make shim directory: %w", err)
 	}
 	s := &Server{
 		cfg: cfg, log: cfg.Logger, keeper: fdstore.NewKeeper(), ended: make(chan struct{}),

@@ -97,7 +97,10 @@ type fakeContainer struct {
 }
 
 func (c *fakeContainer) Start(context.Context) error { c.started = true; return nil }
-func (c *fakeContainer) Init() Process               { return c.p }
+func (c *fakeContainer) Restore(context.Context, engine.RestoreOptions) (Container, error) {
+	return c, nil
+}
+func (c *fakeContainer) Init() Process { return c.p }
 func (c *fakeContainer) Exec(context.Context, engine.ExecOptions) (Process, error) {
 	return nil, errors.New("no exec")
 }

@@ -27,16 +27,16 @@ var _ taskv3.TTRPCTaskService = taskService{}
 
 // Create makes a container from a bundle.
 func (v taskService) Create(ctx context.Context, r *taskv3.CreateTaskRequest) (*taskv3.CreateTaskResponse, error) {
-	if r.Checkpoint != "" {
-		return nil, fmt.Errorf("create container %s from a checkpoint: this shim can't restore checkpoints: %w", r.ID, errdefs.ErrNotImplemented)
-	}
 	if err := checkID("container", r.ID); err != nil {
 		return nil, err
 	}
 	if !filepath.IsAbs(r.Bundle) {
 		return nil, fmt.Errorf("create container %s: bundle %q is no absolute path: %w", r.ID, r.Bundle, errdefs.ErrInvalidArgument)
 	}
-	rec := record{ID: r.ID, Bundle: r.Bundle, Stdio: stdioSpec{Terminal: r.Terminal, Stdin: r.Stdin, Stdout: r.Stdout, Stderr: r.Stderr}}
+	if r.Checkpoint != "" && !filepath.IsAbs(r.Checkpoint) {
+		return nil, fmt.Errorf("create container %s: checkpoint %q is no absolute path: %w", r.ID, r.Checkpoint, errdefs.ErrInvalidArgument)
+	}
+	rec := record{ID: r.ID, Bundle: r.Bundle, Checkpoint: r.Checkpoint, Stdio: stdioSpec{Terminal: r.Terminal, Stdin: r.Stdin, Stdout: r.Stdout, Stderr: r.Stderr}}
 	if err := rec.Stdio.check(true); err != nil {
 		return nil, fmt.Errorf("create container %s: %w", r.ID, err)
 	}

@@ -27,6 +27,9 @@ type record struct {
 	Stdio     stdioSpec `json:"stdio"`
 	NoPivot   bool      `json:"noPivot,omitempty"`
 	NoKeyring bool      `json:"noKeyring,omitempty"`
+	// Checkpoint is the folder of the images that Start restores, by the CRIU at the path CRIU.
+	Checkpoint string `json:"checkpoint,omitempty"`
+	CRIU       string `json:"criu,omitempty"`
 	// Foreign tells that another shim runs the container: see absent.
 	Foreign   bool               `json:"foreign,omitempty"`
 	Engine    engine.State       `json:"engine"`
@@ -208,7 +211,12 @@ func (t *task) start(ctx context.Context) error {
 	if err := t.main.settleInput(t.rec.Stdio.Stdin); err != nil {
 		return err
 	}
-	if err := c.Start(ctx); err != nil {
+	if t.rec.Checkpoint != "" {
+		var err error
+		if c, err = t.restore(ctx, c); err != nil {
+			return err
+		}
+	} else if err := c.Start(ctx); err != nil {
 		return err
 	}
 	t.mu.Lock()
@@ -226,7 +234,15 @@ func (t *task) start(ctx context.Context) error {
 
 // watch waits for the main process's end and reports it.
 func (t *task) watch() {
-	st, err := t.main.p.Wait(context.Background())
+	p := t.first()
+	st, err := p.Wait(context.Background())
+	t.op.Lock() // a restore puts another process in the place of the one that waited
+	replaced := t.first() != p
+	t.op.Unlock()
+	if replaced {
+		t.watch()
+		return
+	}
 	if err != nil {
 		st = engine.ExitStatus{Code: 255, Unknown: true, Reason: err.Error(), At: time.Now()}
 	}
