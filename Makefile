@@ -88,13 +88,15 @@ lint: $(TOOLS)/staticcheck $(TOOLS)/depguard ## gofmt, vet, staticcheck, the dir
 bench: build ## pod start, exec, stop+remove at 1, 10, 50 at once, over CRI
 	go run ./bench -berth bin/berth $(BENCH)
 
+bench-peers: build containerd ## the same beside a stock containerd with the newest runc and Debian 13's crun, interleaved
+	go run ./test/ocivalidate -build
+	@test/trixie/crun $(CURDIR)/.cache/crun || echo "crun could not be fetched: it is left out"
+	go run ./bench -berth bin/berth -containerd .cache/containerd/bin -runc "$$(ls $(CURDIR)/.cache/oci/runc-v*/runc | tail -1)" \
+	  -crun $(CURDIR)/.cache/crun/crun $(BENCH)
+
 # Units, manual pages, completion and the explained configuration: packaging/README.md.
 SHARE := $(DESTDIR)$(PREFIX)/share
 UNITS := $(DESTDIR)$(PREFIX)/lib/systemd/system
-bench-peers: build containerd ## the same beside a stock containerd with runc and crun, interleaved
-	@command -v runc crun >/dev/null || apt-get install -y -q runc crun </dev/null || echo "runc and crun could not be installed"
-	go run ./bench -berth bin/berth -containerd .cache/containerd/bin $(BENCH)
-
 install: build man ## below $(PREFIX): binaries, systemd units, manual pages, completion, explained configuration
 	install -D -m 0755 -t $(DESTDIR)$(PREFIX)/bin bin/berth bin/berth-oci bin/containerd-shim-berth-v1
 	install -D -m 0644 -t $(UNITS) packaging/*.service
@@ -166,7 +168,7 @@ crictl:
 .PHONY: criu
 # CRIU 4, for checkpoints: Debian 12's is too old for kernels of today, so Debian 13's is unpacked, with its libraries.
 criu:
-	@test/criu/fetch $(CURDIR)/.cache/criu || echo "CRIU 4 could not be fetched: the tests of checkpoints will be skipped"
+	@test/trixie/criu $(CURDIR)/.cache/criu || echo "CRIU 4 could not be fetched: the tests of checkpoints will be skipped"
 
 KUBELETVERSION := $(shell sed -n 's|.*k8s.io/kubernetes \(v.*\)|\1|p' test/kubelet/go.mod)
 kubelet:

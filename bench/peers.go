@@ -112,7 +112,9 @@ func (c *containerd) begin() error {
 	if f := strings.Fields(string(v)); len(f) > 2 {
 		c.version = f[2]
 	}
-	c.cmd = exec.Command(filepath.Join(c.bin, "containerd"), "-c", filepath.Join(c.dir, "config.toml"))
+	// Crun takes a hybrid of cgroup v1 and v2 for v2 where it sees the v2 side.
+	c.cmd = exec.Command("unshare", "--mount", "--propagation", "private", "sh", "-c",
+		`umount /sys/fs/cgroup/unified 2>/dev/null; exec "$0" "$@"`, filepath.Join(c.bin, "containerd"), "-c", filepath.Join(c.dir, "config.toml"))
 	c.cmd.Env = append(os.Environ(), "PATH="+c.bin+":"+os.Getenv("PATH"))
 	c.cmd.Stdout, c.cmd.Stderr = c.log, c.log
 	c.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}

@@ -22,7 +22,7 @@ import (
 
 type options struct {
 	berth, cache, table, only string
-	compare                   bool
+	compare, build            bool
 }
 
 func main() {
@@ -34,6 +34,7 @@ func main() {
 	flag.StringVar(&o.table, "table", "docs/conformance-oci.md", "the table that is kept")
 	flag.StringVar(&o.only, "only", "", "only programs whose names hold this; shows their output and keeps no table")
 	flag.BoolVar(&o.compare, "compare", false, "run runc too, and write the table")
+	flag.BoolVar(&o.build, "build", false, "only build the runtimes that -compare judges")
 	flag.Parse()
 	if err := run(ctx, o); err != nil {
 		fmt.Fprintln(os.Stderr, "ocivalidate:", err)
@@ -53,6 +54,10 @@ func run(ctx context.Context, o options) error {
 		*p = abs
 	}
 	b := builder{cache: o.cache}
+	if o.build {
+		b.peers(ctx)
+		return nil
+	}
 	programs, err := b.programs(ctx)
 	if err != nil {
 		return err
