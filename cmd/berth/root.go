@@ -54,7 +54,7 @@ is gone. "berth node" runs one for good.`,
 	cmd.AddCommand(
 		grouped("pods", c.runCommand(), c.psCommand(), c.logsCommand(), c.execCommand(), c.rmCommand(), c.eventsCommand())...)
 	cmd.AddCommand(
-		grouped("node", c.nodeCommand(), c.criCommand(), c.configCommand(), c.imageCommand(), c.imagesCommand(), c.fsckCommand(), c.ociCommand(), c.demoCommand(), c.versionCommand())...)
+		grouped("node", c.nodeCommand(), c.criCommand(), c.configCommand(), c.imageCommand(), c.imagesCommand(), c.netCommand(), c.fsckCommand(), c.ociCommand(), c.demoCommand(), c.versionCommand())...)
 	cmd.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return &failure{err: err, remedy: "see " + cmd.CommandPath() + " --help", code: 2}
 	})

@@ -32,7 +32,7 @@ func LookInside(ns *os.File, link string, addresses []netip.Prefix, gateways []n
 	}
 	var out []Problem
 	if !in.Up {
-		out = append(out, Problem{What: link + " is down in the pod's namespace", Remedy: "ip -n … link set " + link + " up, and the routes again; or " + anew})
+		out = append(out, Problem{What: link + " is down in the pod's namespace", Remedy: anew})
 	}
 	for _, a := range addresses {
 		if !slices.Contains(in.Addresses, a) {

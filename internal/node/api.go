@@ -25,6 +25,8 @@ import (
 //	POST   /node/images/import?name=N    body: archive; NDJSON of Step
 //	GET    /node/inventory               []Item
 //	POST   /node/repair                  []Item that were removed
+//	GET    /node/network                 []PodNetwork
+//	GET    /node/network/check?pod=P&…   []PodNetworkCheck, of all pods where none is named
 //	GET    /node/trace/NAMESPACE/POD     Trace
 
 // Info is what a node says of itself.

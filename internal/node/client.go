@@ -43,6 +43,18 @@ func (c *Client) Repair(ctx context.Context) ([]Item, error) {
 	return out, c.call(ctx, http.MethodPost, "/node/repair", nil, &out)
 }
 
+// Networks lists what pods have of the network.
+func (c *Client) Networks(ctx context.Context) ([]PodNetwork, error) {
+	var out []PodNetwork
+	return out, c.call(ctx, http.MethodGet, "/node/network", nil, &out)
+}
+
+// CheckNetwork looks for what is wrong with a pod's network, or with every pod's where name is empty.
+func (c *Client) CheckNetwork(ctx context.Context, namespace, name string) ([]PodNetworkCheck, error) {
+	var out []PodNetworkCheck
+	return out, c.call(ctx, http.MethodGet, "/node/network/check", url.Values{"namespace": {namespace}, "pod": {name}}, &out)
+}
+
 // Trace tells where the time of a pod's start went.
 func (c *Client) Trace(ctx context.Context, namespace, name string) (Trace, error) {
 	var out Trace

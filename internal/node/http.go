@@ -49,6 +49,8 @@ func (n *Node) handler() http.Handler {
 	n.imageRoutes(mux)
 	mux.HandleFunc("GET /node/inventory", n.serveInventory)
 	mux.HandleFunc("POST /node/repair", n.serveInventory)
+	mux.HandleFunc("GET /node/network", n.serveNetwork)
+	mux.HandleFunc("GET /node/network/check", n.serveNetworkCheck)
 	mux.HandleFunc("GET /node/trace/{namespace}/{pod}", n.serveTrace)
 	mux.HandleFunc("POST /shutdown", func(w http.ResponseWriter, r *http.Request) {
 		// The kubelet counts its own pods; sandboxes of another CRI client keep the node up as well.
