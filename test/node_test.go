@@ -2,6 +2,7 @@ package test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -31,6 +32,7 @@ type machine struct {
 	dir       string // short, for sockets' paths are limited
 	root, run string
 	env       []string // more than this process has
+	berthBin  string   // the berth to call, if it is not the built one
 }
 
 // newMachine makes the folders, and at the test's end proves that nothing is left of the node.
@@ -177,7 +179,7 @@ func (m *machine) beginReading(in io.Reader, args ...string) *command {
 
 // prepare is a verb that has not been started.
 func (m *machine) prepare(args ...string) *exec.Cmd {
-	cmd := exec.Command(binary("berth"), args...)
+	cmd := exec.Command(cmp.Or(m.berthBin, binary("berth")), args...)
 	cmd.Env = append(append(os.Environ(), "BERTH_ROOT="+m.root, "BERTH_RUN="+m.run), m.env...)
 	return cmd
 }

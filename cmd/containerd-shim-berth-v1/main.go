@@ -88,6 +88,10 @@ func serve(f flags) error {
 	s, err := server.New(server.Config{
 		Dir: boot.Dir, Group: boot.Group, Generation: boot.Generation, Namespace: boot.Namespace, EventsAddress: boot.EventsAddress,
 		Managed: boot.Managed, Files: files, Engine: server.NewLinux(), Logger: log,
+		Execute: func(binary string, files map[string]*os.File) error {
+			boot.Generation++
+			return launch.Execute(binary, boot, files)
+		},
 	})
 	if err == nil {
 		err = s.Recover(ctx)

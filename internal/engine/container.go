@@ -164,7 +164,8 @@ func Adopt(_ context.Context, st State, spec *specs.Spec, o AdoptOptions) (*Cont
 			return c, nil
 		}
 	}
-	c.init = newProcess(st.Pid, pidfd, false)
+	// It is a child of this very process if that has executed another program since. If it is not, the kernel says so.
+	c.init = newProcess(st.Pid, pidfd, true)
 	c.init.console = o.Console
 	if o.Parked != "" {
 		if c.stage, err = stage.Call(o.Parked, st.Pid, pidfd); err != nil {

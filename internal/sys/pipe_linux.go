@@ -202,6 +202,30 @@ func Dup(f *os.File) (*os.File, error) {
 	return os.NewFile(uintptr(dup), f.Name()), nil
 }
 
+// DupInheritable returns the number of another descriptor for the description of f, which a program that is executed will
+// have, too.
+func DupInheritable(f *os.File) (int, error) {
+	conn, err := f.SyscallConn()
+	if err != nil {
+		return 0, fmt.Errorf("duplicate %s: %w", f.Name(), err)
+	}
+	var dup int
+	var derr error
+	err = conn.Control(func(fd uintptr) { dup, derr = unix.FcntlInt(fd, unix.F_DUPFD, 4) })
+	if err := errors.Join(err, derr); err != nil {
+		return 0, fmt.Errorf("duplicate %s: %w", f.Name(), err)
+	}
+	return dup, nil
+}
+
+// Inheritable lets a program that is executed have the descriptor.
+func Inheritable(fd int) error {
+	if _, err := unix.FcntlInt(uintptr(fd), unix.F_SETFD, 0); err != nil {
+		return fmt.Errorf("make descriptor %d inheritable: %w", fd, err)
+	}
+	return nil
+}
+
 // SetWindowSize sets the size of a terminal, in characters, through its master.
 func SetWindowSize(master *os.File, width, height uint16) error {
 	conn, err := master.SyscallConn()

@@ -78,6 +78,8 @@ func (m *Manager) newGroup(id string) *group {
 	return g
 }
 
+func (g *group) fdSocket() string { return filepath.Join(g.dir, socketFD) }
+
 func (g *group) file() string { return filepath.Join(g.dir, groupFile) }
 
 // save writes the record.
@@ -255,7 +257,7 @@ func (g *group) adopt(ctx context.Context, pid int, cmd *exec.Cmd) error {
 	p := &process{pid: pid, pidfd: pidfd, cmd: cmd, dead: make(chan struct{})}
 	var vault *fdstore.Vault
 	if !g.rec.Foreign {
-		if vault, err = fdstore.Dial(filepath.Join(g.dir, socketFD)); err != nil {
+		if vault, err = fdstore.Dial(g.fdSocket()); err != nil {
 			c.Close()
 			pidfd.Close()
 			return err

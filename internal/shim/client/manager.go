@@ -65,6 +65,7 @@ func Open(ctx context.Context, cfg Config) (*Manager, error) {
 		return nil, err
 	}
 	m.wantSpare()
+	m.upgradeStale()
 	var watch context.Context
 	watch, m.stopWatch = context.WithCancel(m.ctx)
 	m.wg.Go(func() { m.watchStopped(watch) })

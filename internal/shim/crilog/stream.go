@@ -124,6 +124,20 @@ func (s *Stream) Close() {
 // Done is closed when the source has ended and everything is logged.
 func (s *Stream) Done() <-chan struct{} { return s.done }
 
+// Freeze stops the stream between two steps: it reads nothing more until Thaw. What it has read is in the log or in the
+// spool then; an error tells that it can't be, and the stream runs on.
+func (s *Stream) Freeze() error {
+	s.mu.Lock()
+	if s.bare && len(s.rest) > 0 {
+		s.mu.Unlock()
+		return fmt.Errorf("%s of %s: an unfinished line is in memory alone", s.src.Name, s.log.path)
+	}
+	return nil
+}
+
+// Thaw lets a frozen stream go on.
+func (s *Stream) Thaw() { s.mu.Unlock() }
+
 func (s *Stream) finish() {
 	s.mu.Lock()
 	defer s.mu.Unlock()

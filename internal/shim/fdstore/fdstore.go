@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"os"
 	"sync"
@@ -83,6 +84,13 @@ func (k *Keeper) tell(m message) {
 	case k.peer.wake <- struct{}{}:
 	default:
 	}
+}
+
+// Files lists what is kept, by name. The files are borrowed.
+func (k *Keeper) Files() map[string]*os.File {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return maps.Clone(k.files)
 }
 
 // Serve gives the files to each daemon that connects to l, the last one in place of those before. It returns

@@ -4,7 +4,7 @@
 // A shim is started detached: its own session, no terminal, no death with its parent, its own log file. It reads one
 // Boot from standard input, gets the lock of its directory as descriptor 3 and those of a dead predecessor from number
 // 4 on, and writes one Ready to standard output when it answers on its socket. The lock is taken before the process
-// exists and let go when it ends, so there is never more than one shim in a directory, and never one that nobody sees
+// exists and let go when it ends (a successor that it executes in its place inherits it), so there is never more than one shim in a directory, and never one that nobody sees
 // (Lives), whenever its starter died.
 package launch
 
@@ -19,6 +19,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -60,6 +61,8 @@ type Boot struct {
 	Managed       bool   `json:"managed,omitempty"`
 	// Files names the inherited descriptors, from 4 on.
 	Files []string `json:"files,omitempty"`
+	// Numbers are those of Files, where a shim has executed its successor: see Execute.
+	Numbers []int `json:"numbers,omitempty"`
 }
 
 // Ready is the shim's answer.
@@ -164,9 +167,81 @@ func awaitReady(ctx context.Context, out *os.File) error {
 	return nil
 }
 
-// ReadBoot is the shim's side: it reads the Boot and takes the inherited descriptors.
+// bootVariable holds the number of the descriptor that a shim which was executed by its predecessor reads its Boot from.
+const bootVariable = "BERTH_SHIM_BOOT"
+
+// Execute puts the shim at binary in the place of this process, which is a shim itself: the same process, with its
+// children, and with files. It returns only if that fails, and nothing has happened then.
+func Execute(binary string, b Boot, files map[string]*os.File) error {
+	syscall.ForkLock.Lock() // a child that is started meanwhile would inherit all of it
+	defer syscall.ForkLock.Unlock()
+	numbers := []int{}
+	defer func() {
+		for _, n := range numbers {
+			syscall.Close(n)
+		}
+		syscall.CloseOnExec(lockFD)
+	}()
+	heir := func(f *os.File) error {
+		n, err := sys.DupInheritable(f)
+		if err == nil {
+			numbers = append(numbers, n)
+		}
+		return err
+	}
+	// The lock keeps its number, which the successor's runtime must not find free.
+	if err := sys.Inheritable(lockFD); err != nil {
+		return fmt.Errorf("execute shim: lock: %w", err)
+	}
+	b.Files = nil
+	for name, f := range files {
+		if err := heir(f); err != nil {
+			return fmt.Errorf("execute shim: %s: %w", name, err)
+		}
+		b.Files = append(b.Files, name)
+	}
+	b.Numbers = slices.Clone(numbers)
+	boot, err := bootFile(b)
+	if err != nil {
+		return fmt.Errorf("execute shim: %w", err)
+	}
+	defer boot.Close()
+	if err := heir(boot); err != nil {
+		return fmt.Errorf("execute shim: %w", err)
+	}
+	env := append(os.Environ(), bootVariable+"="+strconv.Itoa(numbers[len(numbers)-1]))
+	if err := syscall.Exec(binary, append([]string{binary}, os.Args[1:]...), env); err != nil {
+		return fmt.Errorf("execute shim %s: %w", binary, err)
+	}
+	return nil
+}
+
+// bootFile is a file without a name that holds b.
+func bootFile(b Boot) (*os.File, error) {
+	f, err := os.CreateTemp(b.Dir, "boot-")
+	if err != nil {
+		return nil, err
+	}
+	err = errors.Join(json.NewEncoder(f).Encode(b), os.Remove(f.Name()))
+	if err == nil {
+		_, err = f.Seek(0, io.SeekStart)
+	}
+	if err != nil {
+		f.Close()
+	}
+	return f, err
+}
+
+// ReadBoot is the shim's side: it reads the Boot and takes the inherited descriptors. That a predecessor has executed this
+// program, rather than a starter, it learns from the environment.
 func ReadBoot(in io.Reader) (Boot, map[string]*os.File, error) {
 	var b Boot
+	if n, err := strconv.Atoi(os.Getenv(bootVariable)); err == nil {
+		os.Unsetenv(bootVariable)
+		f := os.NewFile(uintptr(n), bootVariable)
+		defer f.Close()
+		in = f
+	}
 	raw, err := io.ReadAll(io.LimitReader(in, maxBoot+1))
 	if err == nil {
 		b, err = ParseBoot(raw)
@@ -177,8 +252,12 @@ func ReadBoot(in io.Reader) (Boot, map[string]*os.File, error) {
 	files := map[string]*os.File{}
 	syscall.CloseOnExec(lockFD)
 	for i, name := range b.Files {
-		syscall.CloseOnExec(filesFD + i)
-		files[name] = os.NewFile(uintptr(filesFD+i), name)
+		n := filesFD + i
+		if b.Numbers != nil {
+			n = b.Numbers[i]
+		}
+		syscall.CloseOnExec(n)
+		files[name] = os.NewFile(uintptr(n), name)
 	}
 	return b, files, nil
 }
@@ -194,6 +273,9 @@ func ParseBoot(raw []byte) (Boot, error) {
 	}
 	if !filepath.IsAbs(b.Dir) || b.Group == "" {
 		return b, fmt.Errorf("dir %q and group %q: both are needed", b.Dir, b.Group)
+	}
+	if n := len(b.Numbers); b.Numbers != nil && n != len(b.Files) {
+		return b, fmt.Errorf("%d numbers of %d files", n, len(b.Files))
 	}
 	return b, nil
 }

@@ -114,6 +114,8 @@ func (t *task) watchAbsent() {
 	if err != nil {
 		return
 	}
+	t.s.gate.join()
+	defer t.s.gate.leave()
 	t.mu.Lock()
 	t.rec.Exit = &st
 	gone := t.deleted
@@ -164,6 +166,7 @@ func (s *Server) adoptAbsent(t *task) error {
 	if t.rec.Exit != nil {
 		a.end(*t.rec.Exit)
 	}
+	defer t.inheritClients()()
 	if err := t.main.connect(t.rec.Stdio); err != nil {
 		return err
 	}

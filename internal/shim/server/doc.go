@@ -9,8 +9,11 @@
 //     that matter are also with the daemon (package fdstore). Killed at any moment, it can be replaced by New and
 //     Recover in another process: containers run on, logs continue without a gap, ends that happened in between
 //     are known.
+//   - It can execute another binary in its place (upgrade.go): a takeover in the same process, which cuts nothing off.
 //   - It needs no daemon: while none listens, events wait in memory and logs are written as ever.
 //   - When a process's end is reported, all that the process itself wrote is in the log.
+//
+// It also keeps the output of containers that another project's shim runs (absent.go).
 //
 // What it never does: pull or unpack anything, decide about restarts, know Kubernetes objects, or outlive its
 // last sandbox after Shutdown.

@@ -4,7 +4,10 @@ import (
 	"encoding/binary"
 	"errors"
 	"io"
+	"maps"
 	"net"
+	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -32,11 +35,67 @@ const patience = 5 * time.Second
 
 // client is one connection of the stream socket.
 type client struct {
-	conn           net.Conn
-	stdout, stderr bool
+	conn                  net.Conn
+	stdin, stdout, stderr bool // what it wants
 
 	mu   sync.Mutex
 	dead bool
+
+	halt chan struct{} // of pause: a token for receive to stop between two frames, which it answers by taking it
+	on   chan struct{} // lets it go on
+}
+
+func newClient(conn net.Conn, r *api.AttachRequest) *client {
+	return &client{conn: conn, stdin: r.Stdin, stdout: r.Stdout, stderr: r.Stderr, halt: make(chan struct{}), on: make(chan struct{})}
+}
+
+// pause stops receive between two frames, until resume. It tells whether that was so in time.
+func (c *client) pause(d time.Duration) bool {
+	c.conn.SetReadDeadline(time.Now())
+	select {
+	case c.halt <- struct{}{}:
+		return true
+	case <-time.After(d):
+		c.conn.SetReadDeadline(time.Time{})
+		return false
+	}
+}
+
+func (c *client) resume() { c.on <- struct{}{} }
+
+// next reads a frame. When the deadline that pause has set passes between two of them it waits there; one that has begun
+// is read to its end.
+func (c *client) next(buf []byte) (kind byte, p []byte, err error) {
+	r := &frameReader{conn: c.conn}
+	for {
+		kind, p, err = api.ReadFrame(r, buf)
+		if err == nil || r.begun || !errors.Is(err, os.ErrDeadlineExceeded) {
+			return kind, p, err
+		}
+		select {
+		case <-c.halt:
+			<-c.on
+		case <-time.After(patience): // pause has given up
+		}
+		c.conn.SetReadDeadline(time.Time{})
+	}
+}
+
+// frameReader reads on over a deadline once something has come.
+type frameReader struct {
+	conn  net.Conn
+	begun bool
+}
+
+func (r *frameReader) Read(p []byte) (n int, err error) {
+	for {
+		n, err = r.conn.Read(p)
+		r.begun = r.begun || n > 0
+		if n > 0 || !r.begun || !errors.Is(err, os.ErrDeadlineExceeded) {
+			return n, err
+		}
+		r.conn.SetReadDeadline(time.Now().Add(patience)) // the rest is on its way
+	}
 }
 
 // send writes a frame. A client that takes nothing for too long is cut off.
@@ -75,7 +134,7 @@ func (c *client) fail(err error) {
 func (c *client) receive(input io.Writer, endInput func(), resize func(width, height uint16) error) error {
 	buf := make([]byte, api.MaxFrame)
 	for {
-		kind, p, err := api.ReadFrame(c.conn, buf)
+		kind, p, err := c.next(buf)
 		if err != nil {
 			return err
 		}
@@ -114,6 +173,12 @@ func (h *hub) add(c *client) bool {
 	}
 	h.clients[c] = true
 	return true
+}
+
+func (h *hub) all() []*client {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return slices.Collect(maps.Keys(h.clients))
 }
 
 func (h *hub) remove(c *client) {

@@ -110,6 +110,7 @@ func (s *Server) adopt(ctx context.Context, rec record) error {
 	}
 	close(t.created)
 	s.containers[rec.ID] = t
+	defer t.inheritClients()()
 	if rec.Exit != nil {
 		t.c, t.main.p = c, c.Init()
 		t.main.finish(*rec.Exit)

@@ -50,7 +50,10 @@ type Config struct {
 	// Files are descriptors of a dead predecessor, by name. The Server owns them.
 	Files  map[string]*os.File
 	Engine Engine
-	Logger *slog.Logger
+	// Execute puts another binary in the place of this process, with files: see package launch. It returns only if
+	// that fails. Nil can't.
+	Execute func(binary string, files map[string]*os.File) error
+	Logger  *slog.Logger
 }
 
 // Server is one shim.
@@ -65,6 +68,7 @@ type Server struct {
 	rest    rest
 	// restores counts the restores that are under way.
 	restores atomic.Int32
+	gate     gate
 
 	mu         sync.Mutex
 	closing    bool
@@ -115,7 +119,7 @@ func Listen(dir string) (rpc, fd, stream *net.UnixListener, err error) {
 
 // Serve answers until the shim is shut down or ctx ends. Containers live on in either case.
 func (s *Server) Serve(ctx context.Context, rpc, fd, stream *net.UnixListener) error {
-	srv, err := ttrpc.NewServer(ttrpc.WithUnaryServerInterceptor(translate))
+	srv, err := ttrpc.NewServer(ttrpc.WithUnaryServerInterceptor(s.intercept))
 	if err != nil {
 		return fmt.Errorf("serve shim: %w", err)
 	}

@@ -28,6 +28,7 @@ type streamHub struct {
 
 	mu      sync.Mutex
 	waiting map[string]func(net.Conn)
+	coming  int
 }
 
 func newStreamHub(address string) *streamHub {
@@ -40,8 +41,26 @@ func (h *streamHub) offer(serve func(net.Conn)) *api.StreamResponse {
 	h.mu.Lock()
 	h.waiting[token] = serve
 	h.mu.Unlock()
-	time.AfterFunc(tokenLife, func() { h.take(token) })
+	time.AfterFunc(tokenLife, func() {
+		if h.take(token) != nil {
+			h.arrived() // nobody came
+		}
+	})
 	return &api.StreamResponse{Address: h.address, Token: token}
+}
+
+// expected counts the clients whose tokens wait, and those that have come and are not yet what they came for.
+func (h *streamHub) expected() int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return len(h.waiting) + h.coming
+}
+
+// arrived tells that a client is what it came for.
+func (h *streamHub) arrived() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.coming--
 }
 
 func (h *streamHub) take(token string) func(net.Conn) {
@@ -49,6 +68,9 @@ func (h *streamHub) take(token string) func(net.Conn) {
 	defer h.mu.Unlock()
 	serve := h.waiting[token]
 	delete(h.waiting, token)
+	if serve != nil {
+		h.coming++
+	}
 	return serve
 }
 
@@ -87,19 +109,27 @@ func (h *streamHub) handle(conn net.Conn) {
 
 // attach serves one client of a main process.
 func (t *task) attach(conn net.Conn, req *api.AttachRequest) {
+	c := newClient(conn, req)
+	added := t.main.stdio.hub.add(c)
+	t.s.streams.arrived()
+	if !added {
+		defer conn.Close()
+		c.fail(fmt.Errorf("attach to container %s: it is being deleted: %w", t.rec.ID, errdefs.ErrFailedPrecondition))
+		return
+	}
+	t.serveClient(c)
+}
+
+// serveClient serves a client that is in the hub, until it leaves or the process ends.
+func (t *task) serveClient(c *client) {
+	p, conn := t.main, c.conn
 	defer conn.Close()
-	c := &client{conn: conn, stdout: req.Stdout, stderr: req.Stderr}
-	p := t.main
-	input, err := p.attachInput(req.Stdin)
+	defer p.stdio.hub.remove(c)
+	input, err := p.attachInput(c.stdin)
 	if err != nil {
 		c.fail(err)
 		return
 	}
-	if !p.stdio.hub.add(c) {
-		c.fail(fmt.Errorf("attach to container %s: it is being deleted: %w", t.rec.ID, errdefs.ErrFailedPrecondition))
-		return
-	}
-	defer p.stdio.hub.remove(c)
 	left := make(chan struct{})
 	go func() {
 		defer close(left)
@@ -151,7 +181,10 @@ func (p *process) attachInput(want bool) (*os.File, error) {
 // execStream serves one client by a process of its own.
 func (t *task) execStream(conn net.Conn, req *api.ExecRequest, spec *specs.Process) {
 	defer conn.Close()
-	c := &client{conn: conn, stdout: req.Stdout, stderr: req.Stderr}
+	t.s.gate.join()
+	defer t.s.gate.leave()
+	t.s.streams.arrived()
+	c := newClient(conn, &api.AttachRequest{Stdin: req.Stdin, Stdout: req.Stdout, Stderr: req.Stderr})
 	st, err := t.runStream(c, req, spec)
 	if err != nil {
 		c.fail(fmt.Errorf("exec %s: %w", req.ExecId, err))

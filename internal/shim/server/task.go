@@ -246,6 +246,8 @@ func (t *task) watch() {
 	if err != nil {
 		st = engine.ExitStatus{Code: 255, Unknown: true, Reason: err.Error(), At: time.Now()}
 	}
+	t.s.gate.join() // an upgrade waits until the end is known on disk
+	defer t.s.gate.leave()
 	if st.Unknown && t.adopted {
 		st = lateExit(t.main.p, st)
 	}
