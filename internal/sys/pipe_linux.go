@@ -118,12 +118,23 @@ func HungUp(f *os.File) bool {
 		return false
 	}
 	hup := false
-	_ = conn.Control(func(fd uintptr) {
-		poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
-		n, err := unix.Poll(poll, 0)
-		hup = err == nil && n > 0 && poll[0].Revents&unix.POLLHUP != 0
-	})
+	_ = conn.Control(func(fd uintptr) { _, hup = Readable(fd) })
 	return hup
+}
+
+// Readable tells whether something can be read from a descriptor, and whether the last one who could write to it has gone.
+func Readable(fd uintptr) (data, end bool) {
+	poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+	for {
+		n, err := unix.Poll(poll, 0)
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil || n == 0 {
+			return false, false
+		}
+		return poll[0].Revents&unix.POLLIN != 0, poll[0].Revents&(unix.POLLHUP|unix.POLLERR) != 0
+	}
 }
 
 // IsFIFO tells whether a FIFO is at path.

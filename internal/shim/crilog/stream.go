@@ -42,12 +42,14 @@ type Stream struct {
 	src  Source
 	conn syscall.RawConn
 	done chan struct{}
+	once sync.Once // closes done
 
-	mu    sync.Mutex // one step at a time
-	spool *spool     // nil until the first byte, and after the spool failed
-	rest  []byte     // without a spool: the unfinished line
-	bare  bool       // the spool failed: bytes go through memory, and may be lost with this process
-	ended bool
+	mu     sync.Mutex // one step at a time
+	polled *sys.Polled
+	spool  *spool // nil until the first byte, and after the spool failed
+	rest   []byte // without a spool: the unfinished line
+	bare   bool   // the spool failed: bytes go through memory, and may be lost with this process
+	ended  bool
 }
 
 // scratch are the buffers of a step; streams that wait hold none.
@@ -56,7 +58,7 @@ type scratch struct{ raw, enc []byte }
 var scratches = sync.Pool{New: func() any { return new(scratch) }}
 
 // Follow makes a stream into the log. What the spool holds from a killed writer is settled at once, so all streams
-// of a log must be made before the first one runs.
+// of a log must be made before the first one is started.
 func (l *Log) Follow(src Source) (*Stream, error) {
 	conn, err := src.File.SyscallConn()
 	if err != nil {
@@ -71,30 +73,44 @@ func (l *Log) Follow(src Source) (*Stream, error) {
 	return s, nil
 }
 
-// Run carries bytes until the source ends or the stream is closed. It is called once.
-func (s *Stream) Run() {
-	defer close(s.done)
+// Start carries bytes, whenever there are some, until the source ends or the stream is closed. It is called once, and does
+// not wait.
+func (s *Stream) Start(p *sys.Poller) error {
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.flush(0, false)
-	s.mu.Unlock()
-	for {
-		var err error
-		rerr := s.conn.Read(func(fd uintptr) bool {
-			s.mu.Lock()
-			defer s.mu.Unlock()
-			if err = s.step(fd); err == nil {
-				err = s.step(fd) // mostly EAGAIN: it saves a round through the poller
-			}
-			return !errors.Is(err, syscall.EAGAIN)
-		})
-		if rerr != nil || err != nil {
-			break // closed, or the end
-		}
+	var err error
+	if s.polled, err = p.Add(s.src.File, s.carry); err != nil {
+		return fmt.Errorf("follow %s: %w", s.src.Name, err)
 	}
-	s.finish()
+	return nil
 }
 
-// Drain carries what the source holds at this moment. It does not wait; after Run has ended it does nothing.
+// carry carries what the source holds, and reports whether more can come.
+func (s *Stream) carry() bool {
+	for {
+		err := s.locked()
+		if errors.Is(err, syscall.EAGAIN) {
+			return true
+		}
+		if err != nil { // closed, or the end
+			s.finish()
+			return false
+		}
+	}
+}
+
+// locked is one step.
+func (s *Stream) locked() (err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if cerr := s.conn.Control(func(fd uintptr) { err = s.step(fd) }); cerr != nil {
+		return cerr
+	}
+	return err
+}
+
+// Drain carries what the source holds at this moment. It does not wait; after the end it does nothing.
 func (s *Stream) Drain() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -105,12 +121,17 @@ func (s *Stream) Drain() {
 	})
 }
 
-// Close ends the stream after a last Drain, waits until Run has returned, and removes the spool. Run must have been
-// called.
+// Close ends the stream after a last Drain, and removes the spool.
 func (s *Stream) Close() {
 	s.Drain()
+	s.mu.Lock()
+	polled := s.polled
+	s.mu.Unlock()
+	if polled != nil {
+		polled.Stop()
+	}
 	s.src.File.Close()
-	<-s.done
+	s.finish()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.spool != nil {
@@ -145,6 +166,7 @@ func (s *Stream) finish() {
 		s.ended = true
 		s.flush(0, true)
 	}
+	s.once.Do(func() { close(s.done) })
 }
 
 // step carries one portion. It returns EAGAIN if there is none, io.EOF at the end.
@@ -171,6 +193,12 @@ func (s *Stream) step(fd uintptr) error {
 // fill moves one portion from the source into the spool, or into memory if there is no spool.
 func (s *Stream) fill(fd uintptr) (int, error) {
 	if s.spool == nil && !s.bare {
+		// A container that never says anything costs no file.
+		if data, end := sys.Readable(fd); !data && end {
+			return 0, nil
+		} else if !data {
+			return 0, syscall.EAGAIN
+		}
 		var err error
 		if s.spool, err = openSpool(s.src.Spool, s.log); err != nil {
 			s.bare = true

@@ -40,6 +40,19 @@ func newFixture(t *testing.T) *fixture {
 	return f
 }
 
+// start lets the stream run.
+func start(t testing.TB, s *Stream) {
+	t.Helper()
+	p, err := sys.NewPoller()
+	if err == nil {
+		err = s.Start(p)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { p.Close() })
+}
+
 func (f *fixture) openLog() {
 	f.t.Helper()
 	l, err := Open(filepath.Join(f.dir, "0.log"))
@@ -95,7 +108,7 @@ func TestStream(t *testing.T) {
 	f := newFixture(t)
 	var tapped bytes.Buffer
 	s := f.follow(func(p []byte) { tapped.Write(p) })
-	go s.Run()
+	start(t, s)
 	f.w.WriteString("one\ntwo\nthr")
 	s.Drain()
 	f.want("F one\n", "F two\n")
@@ -115,7 +128,7 @@ func TestStream(t *testing.T) {
 func TestReopenAfterRotation(t *testing.T) {
 	f := newFixture(t)
 	s := f.follow(nil)
-	go s.Run()
+	start(t, s)
 	f.w.WriteString("before\nhalf")
 	s.Drain()
 	if err := os.Rename(f.log.Path(), f.log.Path()+".1"); err != nil {
@@ -149,7 +162,7 @@ func TestLogWithoutDirectoryIsOneSentence(t *testing.T) {
 func TestManyBytesThroughSmallSpool(t *testing.T) {
 	f := newFixture(t)
 	s := f.follow(nil)
-	go s.Run()
+	start(t, s)
 	line := strings.Repeat("0123456789", 100) + "\n"
 	w := bufio.NewWriter(f.w)
 	for range 5000 {
@@ -182,12 +195,13 @@ func TestSettle(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			f := newFixture(t)
 			s := f.follow(nil)
-			go s.Run()
+			start(t, s)
 			f.w.WriteString("old\nun")
 			s.Drain()
 			// From here on, the steps by hand, as this killed writer took them.
+			s.polled.Stop()
 			s.src.File.Close()
-			<-s.Done()
+			s.finish()
 			sp := s.spool
 			sp.logged, sp.end = spoolBase+4, spoolBase+6 // undo the final flush of the unfinished line
 			b, _ := os.ReadFile(f.log.Path())
@@ -207,7 +221,7 @@ func TestSettle(t *testing.T) {
 				f.openLog()
 			}
 			next := f.follow(nil)
-			go next.Run()
+			start(t, next)
 			f.w.WriteString(" line\n")
 			next.Close()
 			if c.written > 100 {
@@ -237,7 +251,8 @@ func TestHelperWriter(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.Run()
+	start(t, s)
+	<-s.Done()
 }
 
 // TestKilledWriter kills the writer again and again while numbered lines flow; none may be lost or doubled.
@@ -329,7 +344,7 @@ func BenchmarkStream(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	go s.Run()
+	start(b, s)
 	line := []byte(strings.Repeat("x", 99) + "\n")
 	b.SetBytes(int64(len(line)))
 	for b.Loop() {

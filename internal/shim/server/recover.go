@@ -113,7 +113,7 @@ func (s *Server) adopt(ctx context.Context, rec record) error {
 	defer t.inheritClients()()
 	if rec.Exit != nil {
 		t.c, t.main.p = c, c.Init()
-		t.main.finish(*rec.Exit)
+		t.watched.Do(func() { t.main.finish(*rec.Exit) })
 		t.main.adoptStdio(rec.Stdio) // what was still on its way to the log
 		return t.main.connect(rec.Stdio)
 	}
@@ -133,7 +133,7 @@ func (s *Server) adopt(ctx context.Context, rec record) error {
 	if f := c.Init().PidFD(); f != nil {
 		s.keeper.Put(rec.ID+"/pidfd", f)
 	}
-	go t.watch()
+	t.await()
 	return nil
 }
 

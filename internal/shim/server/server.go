@@ -20,6 +20,7 @@ import (
 	"github.com/11f9778f/berth/internal/shim/api"
 	"github.com/11f9778f/berth/internal/shim/fdstore"
 	"github.com/11f9778f/berth/internal/shim/state"
+	"github.com/11f9778f/berth/internal/sys"
 )
 
 // Names of the sockets in a group's directory.
@@ -63,6 +64,7 @@ type Server struct {
 	keeper  *fdstore.Keeper
 	events  *publisher
 	streams *streamHub
+	poller  *sys.Poller // waits for output and for ends
 	ended   chan struct{}
 	once    sync.Once
 	rest    rest
@@ -89,8 +91,12 @@ func New(cfg Config) (*Server, error) {
 	if err := os.RemoveAll(filepath.Join(cfg.Dir, "restore")); err != nil { // of a dead predecessor
 		return nil, fmt.Errorf("make shim directory: %w", err)
 	}
+	poller, err := sys.NewPoller()
+	if err != nil {
+		return nil, err
+	}
 	s := &Server{
-		cfg: cfg, log: cfg.Logger, keeper: fdstore.NewKeeper(), ended: make(chan struct{}),
+		cfg: cfg, log: cfg.Logger, keeper: fdstore.NewKeeper(), poller: poller, ended: make(chan struct{}),
 		sandboxes: map[string]*sandbox{}, containers: map[string]*task{},
 	}
 	s.events = newPublisher(cfg.Namespace, cfg.EventsAddress, cfg.Logger)

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -183,7 +184,7 @@ func (p *process) hold(name string, f *os.File) {
 }
 
 // connect lets the data flow, once the process exists.
-func (p *process) connect(w stdioSpec) error {
+func (p *process) connect(w stdioSpec) (err error) {
 	s := &p.stdio
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -201,7 +202,7 @@ func (p *process) connect(w stdioSpec) error {
 	// All streams of a log are made before the first one runs: what a killed shim left is settled by then.
 	defer func() {
 		for _, stream := range s.streams {
-			go stream.Run()
+			err = errors.Join(err, stream.Start(p.t.s.poller))
 		}
 	}()
 	for name, r := range s.readers {
@@ -241,7 +242,9 @@ func (p *process) connectTerminal(w stdioSpec) error {
 		if err := p.follow(crilog.Stdout, master, true); err != nil {
 			return err
 		}
-		go s.streams[0].Run()
+		if err := s.streams[0].Start(p.t.s.poller); err != nil {
+			return err
+		}
 	} else if w.Stdout != "" {
 		if err := p.relayTerminal(w); err != nil {
 			return err

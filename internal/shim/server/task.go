@@ -48,6 +48,8 @@ type task struct {
 	// one after the other, and so that an end is reported after the start that it follows. It is taken before mu.
 	op sync.Mutex
 
+	watched sync.Once // the end of the main process
+
 	mu      sync.Mutex
 	rec     record
 	c       Container // nil until created
@@ -187,7 +189,7 @@ func (t *task) keep(ctx context.Context, c Container) error {
 		return nil
 	}
 	t.s.keeper.Put(t.rec.ID+"/pidfd", c.Init().PidFD())
-	go t.watch()
+	t.await()
 	return nil
 }
 
@@ -216,6 +218,7 @@ func (t *task) start(ctx context.Context) error {
 		if c, err = t.restore(ctx, c); err != nil {
 			return err
 		}
+		t.await()
 	} else if err := c.Start(ctx); err != nil {
 		return err
 	}
@@ -232,15 +235,27 @@ func (t *task) start(ctx context.Context) error {
 	return t.save()
 }
 
-// watch waits for the main process's end and reports it.
-func (t *task) watch() {
+// await lets watch be called when the main process has ended. Until then it costs no goroutine.
+func (t *task) await() {
+	if fd := t.first().PidFD(); fd != nil {
+		if _, err := t.s.poller.Add(fd, func() bool { t.watch(); return false }); err == nil {
+			return
+		}
+	}
+	go t.watch()
+}
+
+// watch reports the main process's end, once, and waits for it if need be.
+func (t *task) watch() { t.watched.Do(t.reportEnd) }
+
+func (t *task) reportEnd() {
 	p := t.first()
 	st, err := p.Wait(context.Background())
 	t.op.Lock() // a restore puts another process in the place of the one that waited
 	replaced := t.first() != p
 	t.op.Unlock()
 	if replaced {
-		t.watch()
+		t.reportEnd()
 		return
 	}
 	if err != nil {
@@ -303,6 +318,9 @@ func (t *task) delete(ctx context.Context) (*engine.ExitStatus, error) {
 	t.s.keeper.Drop(t.rec.ID + "/pidfd")
 	if err := c.Delete(ctx); err != nil {
 		return nil, err
+	}
+	if !t.rec.Foreign {
+		go t.watch() // the pidfd is closed: nothing else may tell any more
 	}
 	st, err := t.main.wait(ctx)
 	if err != nil {
