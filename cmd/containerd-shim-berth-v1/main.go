@@ -71,9 +71,7 @@ func run(f flags, action string) error {
 func serve(f flags) error {
 	// Caught and thrown away, not ignored: what is ignored stays so in every program that is executed.
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGPIPE)
-	// A shim mostly waits, and gives memory back when it does (server's rest): what it needs meanwhile may grow, for
-	// collecting a small heap again and again would take a tenth of a container's start.
-	debug.SetGCPercent(200)
+	debug.SetGCPercent(200) // no collection for the first containers: see the server's rest
 	runtime.GOMAXPROCS(min(runtime.GOMAXPROCS(0), 4))
 	boot, files, err := launch.ReadBoot(os.Stdin)
 	if err != nil {

@@ -197,7 +197,7 @@ func Default() Config {
 		Log:       Log{Level: "info", Format: "text"},
 		CRI:       CRI{CDIDirs: []string{"/etc/cdi", "/var/run/cdi"}},
 		Streaming: Streaming{Address: "127.0.0.1:0", IdleTimeout: Duration{4 * time.Hour}},
-		Shims:     Shims{GroupSize: 32},
+		Shims:     Shims{GroupSize: 72},
 		Handlers:  map[string]Handler{},
 		Network: Network{Driver: "bridge", CNI: CNI{
 			ConfDir: "/etc/cni/net.d", BinDirs: []string{"/opt/cni/bin"}, Timeout: Duration{time.Minute},

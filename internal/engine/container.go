@@ -24,7 +24,8 @@ func (c *Container) Pid() int { return c.init.pid }
 // Cgroup is the container's own control group.
 func (c *Container) Cgroup() *cgroup.Group { return c.group }
 
-// Spec is what the container was made from; it must not be changed.
+// Spec is what the container was made from, without what only its start needed once it has started (process, mounts,
+// devices, paths, resources, sysctls); it must not be changed.
 func (c *Container) Spec() *specs.Spec { return c.spec }
 
 // State is what Adopt needs.
@@ -132,9 +133,10 @@ type AdoptOptions struct {
 	// Parked is where the container waits for Start: see Park. With it Adopt calls on the child, so
 	// it is for whoever is about to start it.
 	Parked string
-	// Log and Scopes are as in CreateOptions.
+	// Log, Scopes and Specs are as in CreateOptions.
 	Log    *slog.Logger
 	Scopes Scopes
+	Specs  *SpecCache
 }
 
 // Adopt takes over a container whose creator died. Its first process may have ended meanwhile: Wait
@@ -145,7 +147,7 @@ func Adopt(_ context.Context, st State, spec *specs.Spec, o AdoptOptions) (*Cont
 	if err != nil {
 		return nil, fmt.Errorf("adopt container %s: %w", st.ID, err)
 	}
-	c := &Container{state: st, spec: spec, group: group, log: o.Log, scopes: o.Scopes}
+	c := &Container{state: st, spec: own(spec), group: group, log: o.Log, scopes: o.Scopes}
 	if spec.Linux != nil {
 		if c.rdt, err = newRDT(st.ID, spec.Linux.IntelRdt); err != nil {
 			return nil, fmt.Errorf("adopt container %s: %w", st.ID, err)
@@ -153,9 +155,12 @@ func Adopt(_ context.Context, st State, spec *specs.Spec, o AdoptOptions) (*Cont
 		if c.rdt != nil {
 			c.rdt.mine = true
 		}
-		if c.filter, err = compileSeccomp(spec.Linux.Seccomp); err != nil {
+		if c.filter, err = o.Specs.filter(spec.Linux.Seccomp); err != nil {
 			return nil, fmt.Errorf("adopt container %s: %w", st.ID, err)
 		}
+	}
+	if st.Started {
+		c.slim()
 	}
 	pidfd := o.PidFD
 	if pidfd == nil {

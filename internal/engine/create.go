@@ -89,7 +89,7 @@ func create(ctx context.Context, o CreateOptions) (_ *Container, err error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Container{spec: o.Spec, group: group, log: o.Log, scopes: o.Scopes, state: State{
+	c := &Container{spec: own(o.Spec), group: group, log: o.Log, scopes: o.Scopes, state: State{
 		ID: o.ID, Bundle: o.Bundle, Created: time.Now(), CgroupPath: group.Path(), Files: len(o.Files), NoKeyring: o.NoKeyring,
 	}}
 	defer func() {
@@ -288,6 +288,25 @@ func (c *Container) closeFiles() {
 	}
 }
 
+// own copies what slim changes.
+func own(s *specs.Spec) *specs.Spec {
+	spec := *s
+	if s.Linux != nil {
+		linux := *s.Linux
+		spec.Linux = &linux
+	}
+	return &spec
+}
+
+// slim forgets what only a start needs, most of a spec: a container runs for long, and there are many. What Exec may be
+// reading just now stays.
+func (c *Container) slim() {
+	c.spec.Process, c.spec.Mounts = nil, nil
+	if l := c.spec.Linux; l != nil {
+		l.Devices, l.MaskedPaths, l.ReadonlyPaths, l.Resources, l.Sysctl = nil, nil, nil, nil, nil
+	}
+}
+
 // Start lets the process execute the user's program. It returns when that has happened, or an error
 // that says why not: `exec: "foo": executable file not found in $PATH`.
 func (c *Container) Start(ctx context.Context) error {
@@ -308,6 +327,7 @@ func (c *Container) Start(ctx context.Context) error {
 	c.mu.Lock()
 	c.state.Started = true
 	c.mu.Unlock()
+	c.slim()
 	if err := c.poststart(ctx); err != nil {
 		return fmt.Errorf("start container %s: %w", c.state.ID, err)
 	}

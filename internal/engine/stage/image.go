@@ -60,7 +60,7 @@ func image() ([]byte, error) {
 	if runtime.GOARCH == "arm64" {
 		machine = elf.EM_AARCH64
 	}
-	var b bytes.Buffer
+	b := make([]byte, dataOffset+0x1000)
 	head := elf.Header64{
 		Ident:   [16]byte{0x7f, 'E', 'L', 'F', byte(elf.ELFCLASS64), byte(elf.ELFDATA2LSB), byte(elf.EV_CURRENT)},
 		Type:    uint16(elf.ET_EXEC),
@@ -77,14 +77,16 @@ func image() ([]byte, error) {
 		Type: uint32(elf.PT_LOAD), Flags: uint32(elf.PF_R | elf.PF_W), Off: dataOffset, Vaddr: dataBase, Paddr: dataBase,
 		Filesz: 0x1000, Memsz: dataSize, Align: pageAlign,
 	}
-	for _, part := range []any{head, text, data, code} {
-		if err := binary.Write(&b, binary.LittleEndian, part); err != nil {
+	at := 0
+	for _, part := range []any{&head, &text, &data, code} {
+		n, err := binary.Encode(b[at:], binary.LittleEndian, part)
+		if err != nil {
 			return nil, err
 		}
+		at += n
 	}
-	b.Write(make([]byte, dataOffset-b.Len()))
-	b.Write(firstPage())
-	return b.Bytes(), nil
+	copy(b[dataOffset:], firstPage())
+	return b, nil
 }
 
 // firstPage is the initial content of the data segment: the socket's number and the message header for

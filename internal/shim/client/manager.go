@@ -74,7 +74,7 @@ func Open(ctx context.Context, cfg Config) (*Manager, error) {
 
 func (c Config) withDefaults() Config {
 	if c.GroupSize <= 0 {
-		c.GroupSize = 32
+		c.GroupSize = 72
 	}
 	if c.CallTimeout <= 0 {
 		c.CallTimeout = 30 * time.Second

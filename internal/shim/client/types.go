@@ -14,7 +14,7 @@ type Config struct {
 	// Handlers are the runtime handlers by name. "" is the default and is Berth's own shim, found beside
 	// this program's binary or in PATH, if the map says nothing else.
 	Handlers map[string]Handler
-	// GroupSize bounds how many sandboxes one shim keeps (default 32; 1 is the strictest).
+	// GroupSize bounds how many sandboxes one shim keeps (default 72: six dozen, by TestDensity; 1 is the strictest).
 	GroupSize int
 	// Spare keeps one blank shim of the default handler running, so that the first pod of a new group
 	// does not wait for a process to start.

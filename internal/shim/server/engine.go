@@ -71,7 +71,8 @@ func (l Linux) Create(ctx context.Context, o engine.CreateOptions) (Container, e
 }
 
 // Adopt implements Engine.
-func (Linux) Adopt(ctx context.Context, st engine.State, spec *specs.Spec, o engine.AdoptOptions) (Container, error) {
+func (l Linux) Adopt(ctx context.Context, st engine.State, spec *specs.Spec, o engine.AdoptOptions) (Container, error) {
+	o.Specs = l.specs
 	c, err := engine.Adopt(ctx, st, spec, o)
 	if err != nil {
 		return nil, err

@@ -9,6 +9,8 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/opencontainers/runtime-spec/specs-go"
+
 	"github.com/11f9778f/berth/internal/engine"
 	"github.com/11f9778f/berth/internal/shim/crilog"
 	"github.com/11f9778f/berth/internal/shim/state"
@@ -101,7 +103,7 @@ func (s *Server) adopt(ctx context.Context, rec record) error {
 	if err != nil {
 		return err
 	}
-	t.spec = spec
+	t.spec = &specs.Spec{Mounts: spec.Mounts}
 	c, err := s.cfg.Engine.Adopt(ctx, rec.Engine, spec, engine.AdoptOptions{
 		PidFD: s.inherit(rec.ID + "/pidfd"), Console: s.inherit(rec.ID + "/console"),
 	})

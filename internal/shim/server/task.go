@@ -52,8 +52,8 @@ type task struct {
 
 	mu      sync.Mutex
 	rec     record
-	c       Container // nil until created
-	spec    *specs.Spec
+	c       Container   // nil until created
+	spec    *specs.Spec // once created, its mounts alone
 	main    *process
 	execs   map[string]*process
 	adopted bool
@@ -164,6 +164,7 @@ func (t *task) create(ctx context.Context, rootfs []engine.Mount) (err error) {
 	if err != nil {
 		return err
 	}
+	t.spec = &specs.Spec{Mounts: t.spec.Mounts}
 	if err := failpoint.Here("shim/create/made"); err != nil {
 		return errors.Join(err, c.Delete(context.WithoutCancel(ctx)))
 	}
