@@ -74,7 +74,7 @@ func execOutput(t *testing.T, c *Container, args ...string) string {
 		t.Fatal(err)
 	}
 	defer r.Close()
-	p := *c.spec.Process
+	p := *DefaultSpec().Process
 	p.Args = args
 	x, err := c.Exec(context.Background(), ExecOptions{ID: "x", Process: &p, Stdio: Stdio{Out: w, Err: w}})
 	w.Close()

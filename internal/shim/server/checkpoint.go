@@ -133,3 +133,12 @@ func tracedByCRIU(status []byte) bool {
 	}
 	return false
 }
+
+// checkpointed is what a checkpoint needs of the spec of a container that runs.
+func checkpointed(spec *specs.Spec) *specs.Spec {
+	kept := &specs.Spec{Mounts: spec.Mounts}
+	if spec.Linux != nil {
+		kept.Linux = &specs.Linux{Namespaces: spec.Linux.Namespaces}
+	}
+	return kept
+}

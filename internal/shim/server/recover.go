@@ -9,8 +9,6 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/opencontainers/runtime-spec/specs-go"
-
 	"github.com/11f9778f/berth/internal/engine"
 	"github.com/11f9778f/berth/internal/shim/crilog"
 	"github.com/11f9778f/berth/internal/shim/state"
@@ -103,7 +101,7 @@ func (s *Server) adopt(ctx context.Context, rec record) error {
 	if err != nil {
 		return err
 	}
-	t.spec = &specs.Spec{Mounts: spec.Mounts}
+	t.spec = checkpointed(spec)
 	c, err := s.cfg.Engine.Adopt(ctx, rec.Engine, spec, engine.AdoptOptions{
 		PidFD: s.inherit(rec.ID + "/pidfd"), Console: s.inherit(rec.ID + "/console"),
 	})

@@ -53,7 +53,7 @@ type task struct {
 	mu      sync.Mutex
 	rec     record
 	c       Container   // nil until created
-	spec    *specs.Spec // once created, its mounts alone
+	spec    *specs.Spec // once created, what a checkpoint needs of it
 	main    *process
 	execs   map[string]*process
 	adopted bool
@@ -164,7 +164,7 @@ func (t *task) create(ctx context.Context, rootfs []engine.Mount) (err error) {
 	if err != nil {
 		return err
 	}
-	t.spec = &specs.Spec{Mounts: t.spec.Mounts}
+	t.spec = checkpointed(t.spec)
 	if err := failpoint.Here("shim/create/made"); err != nil {
 		return errors.Join(err, c.Delete(context.WithoutCancel(ctx)))
 	}
