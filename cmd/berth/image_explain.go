@@ -36,6 +36,12 @@ func writeExplanation(w io.Writer, e *image.Explanation) {
 	if e.Image != "" {
 		fmt.Fprintf(w, "  here already, with the ID %s; a pull asks whether the name means another image now\n", e.Image)
 	}
+	if e.Policy != "" {
+		fmt.Fprintf(w, "  policy: %s\n", e.Policy)
+	}
+	if e.Refused != "" {
+		fmt.Fprintf(w, "  no container may be made of what is here: %s\n", e.Refused)
+	}
 	switch {
 	case e.File != "":
 		fmt.Fprintf(w, "  hosts as in %s\n", e.File)

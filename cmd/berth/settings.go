@@ -181,6 +181,6 @@ func nodeConfig(l *config.Loaded, log *slog.Logger) node.Config {
 func tunable(l *config.Loaded) node.Tunable {
 	rows, _ := handlers(l) // mistakes were told by load
 	return node.Tunable{Handlers: rows, Tunable: image.Tunable{
-		PlainHTTP: l.Images.PlainHTTP, RegistryDirs: l.Images.RegistryDirs, KeepForRetry: l.Images.KeepForRetry.Duration,
+		PlainHTTP: l.Images.PlainHTTP, RegistryDirs: l.Images.RegistryDirs, Policy: l.Images.Policy, KeepForRetry: l.Images.KeepForRetry.Duration,
 	}}
 }

@@ -224,6 +224,7 @@ func (c *checker) images() {
 	if i.KeepForRetry.Duration < 0 {
 		c.bad("images.keep_for_retry", "it can't be less than nothing")
 	}
+	c.absolute("images.policy", i.Policy)
 	for _, dir := range i.RegistryDirs {
 		c.absolute("images.registry_dirs", dir)
 	}

@@ -137,6 +137,10 @@ type Images struct {
 	// the registry NAME ("host", "host_port_", or "_default" for all others) is asked with. The first folder
 	// that knows a registry counts. The files are read at each pull. (docs/images.md)
 	RegistryDirs []string `toml:"registry_dirs" reload:"yes"`
+	// Which images may be used: a file in the form of containers-policy.json, as /etc/berth/policy.json, with
+	// insecureAcceptAnything, reject and sigstoreSigned (cosign's public keys) for each repository. It is read at
+	// each pull and each start of a container. Empty allows all. (docs/images.md)
+	Policy string `toml:"policy" reload:"yes"`
 	// Layers that are fetched at once, over all pulls.
 	Downloads int `toml:"downloads"`
 	// Layers that are unpacked at once, over all pulls. 0 is the number of processors, at least 2.

@@ -2,11 +2,13 @@ package cri
 
 import (
 	"context"
+	"errors"
 	"reflect"
 	"time"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/11f9778f/berth/internal/image"
 	"github.com/11f9778f/berth/internal/runtime"
 )
 
@@ -33,11 +35,30 @@ func (s *Server) CreateContainer(ctx context.Context, req *runtimeapi.CreateCont
 	if err := s.fromCheckpoint(&spec); err != nil {
 		return nil, err
 	}
+	if err := s.allowed(spec); err != nil {
+		return nil, err
+	}
 	id, err := s.rt.CreateContainer(ctx, sandbox, spec)
 	if err != nil {
 		return nil, asStatus(err)
 	}
 	return &runtimeapi.CreateContainerResponse{ContainerId: id}, nil
+}
+
+// allowed asks the image policy about the container's image and those that it mounts.
+func (s *Server) allowed(spec runtime.ContainerSpec) error {
+	if err := s.images.Allowed(spec.Image, spec.UserImage); err != nil && !errors.Is(err, image.ErrNotFound) {
+		return asStatus(err)
+	}
+	for _, m := range spec.Mounts {
+		if m.Image == nil {
+			continue
+		}
+		if err := s.images.Allowed(m.Image.Image, m.Image.Image); err != nil && !errors.Is(err, image.ErrNotFound) {
+			return asStatus(err)
+		}
+	}
+	return nil
 }
 
 // agree refuses a container that asks for more, or for other namespaces, than its sandbox has.

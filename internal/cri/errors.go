@@ -23,6 +23,7 @@ var codeOf = []struct {
 	{image.ErrInvalid, codes.InvalidArgument},
 	{image.ErrAmbiguous, codes.InvalidArgument},
 	{image.ErrUnauthorized, codes.Unauthenticated},
+	{image.ErrRejected, codes.PermissionDenied},
 	{image.ErrPlatform, codes.FailedPrecondition},
 	{image.ErrCorrupt, codes.DataLoss},
 	{image.ErrNoSpace, codes.ResourceExhausted},
@@ -36,6 +37,10 @@ var codeOf = []struct {
 	{errdefs.ErrResourceExhausted, codes.ResourceExhausted},
 }
 
+// signatureValidationFailed begins the error of an image that the policy does not allow: a kubelet makes it the
+// reason of the container's waiting (kubelet, pkg/kubelet/images/types.go).
+const signatureValidationFailed = "SignatureValidationFailed"
+
 // asStatus gives an error its gRPC code.
 func asStatus(err error) error {
 	if err == nil {
@@ -43,6 +48,9 @@ func asStatus(err error) error {
 	}
 	if _, ok := status.FromError(err); ok {
 		return err
+	}
+	if errors.Is(err, image.ErrRejected) {
+		err = fmt.Errorf("%s: %w", signatureValidationFailed, err)
 	}
 	for _, c := range codeOf {
 		if errors.Is(err, c.target) {

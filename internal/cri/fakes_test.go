@@ -189,6 +189,7 @@ func (store) Get(ref string) (*image.Image, error) {
 }
 func (store) List() []*image.Image                       { return []*image.Image{oneImage} }
 func (store) Remove(_ context.Context, ref string) error { return image.ErrNotFound }
+func (store) Allowed(string, string) error               { return nil }
 func (store) FSInfo(context.Context) (a, b image.FSInfo, err error) {
 	return image.FSInfo{Path: "/images", Used: image.Usage{Bytes: 1}}, image.FSInfo{Path: "/snapshots"}, nil
 }

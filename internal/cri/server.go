@@ -29,6 +29,7 @@ type Images interface {
 	Annotations(img *image.Image) (map[string]string, error)
 	List() []*image.Image
 	Remove(ctx context.Context, refOrID string) error
+	Allowed(refOrID, asked string) error
 	FSInfo(ctx context.Context) (images, snapshots image.FSInfo, err error)
 }
 

@@ -9,6 +9,7 @@
 //	                                is a full name, "docker.io/library/busybox:1.36" or "…@sha256:…"
 //	images/blobs/sha256/<hex>       manifests, configurations, compressed layers
 //	images/layers/<hex>/            one unpacked layer, named by its diff ID: fs/, layer.json, synced
+//	images/signatures/<hex>         the signatures that an image was let in with, by its manifest's digest
 //	images/ingest/                  what is being made; emptied by Open
 //	images/trash/                   what is being deleted; emptied in the background
 //	images/empty/                   the lower directory of an image without layers

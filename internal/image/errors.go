@@ -7,6 +7,7 @@ import (
 	"github.com/11f9778f/berth/internal/image/kind"
 	"github.com/11f9778f/berth/internal/image/reference"
 	"github.com/11f9778f/berth/internal/image/registry"
+	"github.com/11f9778f/berth/internal/image/trust"
 	"github.com/11f9778f/berth/internal/image/unpack"
 	"github.com/11f9778f/berth/internal/sys"
 )
@@ -23,6 +24,8 @@ var (
 	ErrCorrupt = registry.ErrCorrupt
 	// ErrInvalid is a name that names no image.
 	ErrInvalid = reference.ErrInvalid
+	// ErrRejected is an image that the policy does not allow.
+	ErrRejected = trust.ErrRejected
 	// ErrPlatform is an image for other machines.
 	ErrPlatform = errors.New("wrong platform")
 	// ErrAmbiguous is a short ID that several images have.

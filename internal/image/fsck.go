@@ -131,7 +131,7 @@ func (c *check) addBad(path, trash, owner string, bytes int64, problem string, d
 // fixed looks for what does not belong beside the store's own files.
 func (c *check) fixed(context.Context) error {
 	s := c.s
-	own := []string{s.index(), filepath.Join(s.images, "oci-layout"), filepath.Dir(s.layout.blobs()), s.layers(), s.ingest, s.trash, s.base()}
+	own := []string{s.index(), filepath.Join(s.images, "oci-layout"), filepath.Dir(s.layout.blobs()), s.layers(), s.signatures(), s.ingest, s.trash, s.base()}
 	entries, err := os.ReadDir(s.images)
 	if err != nil {
 		return err
@@ -145,6 +145,16 @@ func (c *check) fixed(context.Context) error {
 			continue
 		}
 		c.addBad(path, s.trash, "", 0, "nobody knows it", "", false)
+	}
+	signed, err := os.ReadDir(s.signatures())
+	if err != nil {
+		return err
+	}
+	for _, e := range signed {
+		d, _ := parseHex(e.Name())
+		if fi, err := e.Info(); err == nil {
+			c.add(s.signature(d), c.owners[d], fi.Size(), "")
+		}
 	}
 	for _, dir := range []string{s.ingest, s.trash, s.snapTrash} {
 		entries, err := os.ReadDir(dir)

@@ -90,7 +90,7 @@ func (s *Store) collect() error {
 		}
 	}
 	s.mu.Unlock()
-	var errs []error
+	errs := []error{s.dropSignatures()}
 	for _, p := range paths {
 		errs = append(errs, s.discard(p, s.trash))
 	}

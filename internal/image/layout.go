@@ -50,7 +50,7 @@ func (l layout) makeDirs() error {
 	if err := os.MkdirAll(l.root, 0o700); err != nil {
 		return err
 	}
-	for _, dir := range []string{l.images, filepath.Dir(l.blobs()), l.blobs(), l.layers(), l.ingest, l.trash, l.snapshots, l.snapTrash} {
+	for _, dir := range []string{l.images, filepath.Dir(l.blobs()), l.blobs(), l.layers(), l.signatures(), l.ingest, l.trash, l.snapshots, l.snapTrash} {
 		if err := makeDir(dir, 0o700); err != nil {
 			return err
 		}

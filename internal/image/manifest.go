@@ -10,6 +10,7 @@ import (
 	ispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/11f9778f/berth/internal/image/kind"
+	"github.com/11f9778f/berth/internal/image/trust"
 )
 
 // Docker's names of the media types that the OCI standardised.
@@ -109,6 +110,7 @@ type contents struct {
 	configBytes   []byte
 	image         ispec.Image
 	layers        []Layer
+	signatures    []trust.Signature // that the policy let it in with
 }
 
 // checkManifest checks what d says about the blobs that make up the image.

@@ -50,6 +50,8 @@ type Tunable struct {
 	// KeepForRetry is how long the whole layers of a pull that failed on the network (or was
 	// cancelled) stay for its repetition. 0 keeps none.
 	KeepForRetry time.Duration
+	// Policy is a file that says which images may be used, read whenever it is asked (package trust); "" allows all.
+	Policy string
 }
 
 // Tune changes it: for pulls that begin from now on.

@@ -45,7 +45,17 @@ func (s *Store) pull(ctx context.Context, ref reference.Reference, o PullOptions
 	if err != nil {
 		return nil, err
 	}
+	if err := s.mayPull(ref); err != nil {
+		return nil, err
+	}
 	c, names, err := s.resolve(ctx, client, ref, s.wanted(o.Platform))
+	if err != nil {
+		return nil, err
+	}
+	index, err := reference.Parse(names[0])
+	if err == nil {
+		err = s.admit(ctx, client, ref, c, index.Digest())
+	}
 	if err != nil {
 		return nil, err
 	}

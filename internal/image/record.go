@@ -122,6 +122,9 @@ func (s *Store) record(c *contents, names ...string) (*Image, error) {
 	if err := s.putBytes(c.manifest.Digest, c.manifestBytes); err != nil {
 		return nil, err
 	}
+	if err := s.keepSignatures(c); err != nil {
+		return nil, fmt.Errorf("keep the image's signatures: %w", s.remedy(err))
+	}
 	m := c.record(time.Now())
 	ch := change{add: map[digest.Digest]*manifest{m.desc.Digest: m}, name: map[string]digest.Digest{}}
 	for _, n := range names {

@@ -220,7 +220,7 @@ func settled(t testing.TB, s *Store) []string {
 }
 
 // emptyStore is what a store without images has on the disk.
-var emptyStore = []string{"images", "images/base", "images/base/dev", "images/base/etc", "images/base/etc/hostname", "images/base/etc/hosts", "images/base/etc/resolv.conf", "images/base/proc", "images/base/sys", "images/blobs", "images/blobs/sha256", "images/index.json", "images/ingest", "images/layers", "images/oci-layout", "images/trash", "snapshots", "snapshots/.trash"}
+var emptyStore = []string{"images", "images/base", "images/base/dev", "images/base/etc", "images/base/etc/hostname", "images/base/etc/hosts", "images/base/etc/resolv.conf", "images/base/proc", "images/base/sys", "images/blobs", "images/blobs/sha256", "images/index.json", "images/ingest", "images/layers", "images/oci-layout", "images/signatures", "images/trash", "snapshots", "snapshots/.trash"}
 
 // checkEmpty fails where something is left.
 func checkEmpty(t testing.TB, s *Store) {
