@@ -47,18 +47,21 @@ func (s *Server) CreateContainer(ctx context.Context, req *runtimeapi.CreateCont
 
 // allowed asks the image policy about the container's image and those that it mounts.
 func (s *Server) allowed(spec runtime.ContainerSpec) error {
-	if err := s.images.Allowed(spec.Image, spec.UserImage); err != nil && !errors.Is(err, image.ErrNotFound) {
-		return asStatus(err)
-	}
+	asked := [][2]string{{spec.Image, spec.UserImage}, {spec.Checkpoint.Image, spec.UserImage}}
 	for _, m := range spec.Mounts {
-		if m.Image == nil {
-			continue
+		if m.Image != nil {
+			asked = append(asked, [2]string{m.Image.Image, m.Image.Image})
 		}
-		if err := s.images.Allowed(m.Image.Image, m.Image.Image); err != nil && !errors.Is(err, image.ErrNotFound) {
+	}
+	for _, a := range asked {
+		if a[0] == "" {
+			continue // a checkpoint has one or the other
+		}
+		if err := s.images.Allowed(a[0], a[1]); errors.Is(err, image.ErrRejected) {
 			return asStatus(err)
 		}
 	}
-	return nil
+	return nil // what is not here the runtime says
 }
 
 // agree refuses a container that asks for more, or for other namespaces, than its sandbox has.

@@ -20,9 +20,12 @@ func Images(s *image.Store) runtime.Images { return images{s} }
 
 type images struct{ store *image.Store }
 
-// Lookup finds an image by reference or ID.
+// Lookup finds an image by reference or ID, if the image policy allows it.
 func (i images) Lookup(_ context.Context, ref string) (runtime.Image, error) {
 	img, err := i.get(ref)
+	if err == nil {
+		err = i.store.Allowed(ref, ref)
+	}
 	if err != nil {
 		return runtime.Image{}, err
 	}
