@@ -173,7 +173,7 @@ func killedAt(m *machine, place, manifest string, bystander []process) {
 func (m *machine) clean() {
 	m.t.Helper()
 	var r result
-	for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(2 * time.Minute); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
 		if r = m.berth("fsck"); r.code == 0 {
 			return
 		}

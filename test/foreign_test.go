@@ -48,9 +48,7 @@ spec:
 	n := m.node()
 	m.must("run", "-d", manifest)
 	m.must("exec", "other", "--", "/berth", "version")
-	if out := m.must("logs", "other").stdout; out == "" {
-		t.Error("the log is empty")
-	}
+	m.eventually("the container's log is there", func() bool { return m.must("logs", "other").stdout != "" })
 	before := m.running("other", 2) // the container, and what stands for the sandbox
 	n.kill()
 	n = m.node()

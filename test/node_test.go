@@ -109,7 +109,7 @@ func (m *machine) report(who, said string) {
 // settled waits a little until nothing is left (a namespace's links vanish after its last process),
 // and returns what is left nevertheless.
 func (m *machine) settled() []string {
-	deadline := time.Now().Add(15 * time.Second)
+	deadline := time.Now().Add(2 * time.Minute)
 	for {
 		left := m.leftovers()
 		if len(left) == 0 || time.Now().After(deadline) {

@@ -148,7 +148,7 @@ func (c *clients) want(what string, out string, code int, wantOut string, wantCo
 
 func (c *clients) eventually(what string, ok func() bool) {
 	c.t.Helper()
-	for end := time.Now().Add(30 * time.Second); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
+	for end := time.Now().Add(2 * time.Minute); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
 		if ok() {
 			return
 		}

@@ -46,7 +46,7 @@ func TestCallersMountNamespace(t *testing.T) {
 			c, r := begin(t, o)
 			want := own + "\n1\nbound\nread-only\n0\nx\n"
 			var out bytes.Buffer
-			r.SetReadDeadline(time.Now().Add(20 * time.Second))
+			r.SetReadDeadline(time.Now().Add(2 * time.Minute))
 			for buf := make([]byte, 4096); out.Len() < len(want); {
 				n, err := r.Read(buf)
 				out.Write(buf[:n])

@@ -24,7 +24,7 @@ func TestSessionKeyring(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer r.Close()
-			r.SetReadDeadline(time.Now().Add(20 * time.Second))
+			r.SetReadDeadline(time.Now().Add(2 * time.Minute))
 			o.Spec.Linux.MaskedPaths = nil // /proc/keys
 			o.Stdio.Out, o.Stdio.Err = w, w
 			c := newContainer(t, o)

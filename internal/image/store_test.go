@@ -201,7 +201,7 @@ func tree(t testing.TB, root string) []string {
 // what the store keeps.
 func settled(t testing.TB, s *Store) []string {
 	t.Helper()
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.Now().Add(2 * time.Minute)
 	for {
 		left := append(tree(t, s.trash), tree(t, s.snapTrash)...)
 		left = append(left, tree(t, s.ingest)...)
@@ -226,7 +226,7 @@ var emptyStore = []string{"images", "images/base", "images/base/dev", "images/ba
 func checkEmpty(t testing.TB, s *Store) {
 	t.Helper()
 	var got []string
-	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(2 * time.Minute); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
 		if got = tree(t, s.root); strings.Join(got, " ") == strings.Join(emptyStore, " ") {
 			return
 		}

@@ -63,7 +63,7 @@ func newRig(t *testing.T, root string, cri *fakeCRI) *rig {
 		os.RemoveAll(sock)
 	}
 	t.Cleanup(r.stop)
-	for deadline := time.Now().Add(5 * time.Second); r.Healthz(t.Context()) != nil; time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(2 * time.Minute); r.Healthz(t.Context()) != nil; time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatal("the node API does not answer")
 		}

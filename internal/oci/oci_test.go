@@ -140,7 +140,7 @@ func (b *bench) status(id string) string {
 
 func (b *bench) until(id, status string) {
 	b.t.Helper()
-	for end := time.Now().Add(20 * time.Second); b.status(id) != status; time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(2 * time.Minute); b.status(id) != status; time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(end) {
 			b.t.Fatalf("%s is %s, not %s", id, b.status(id), status)
 		}

@@ -242,7 +242,7 @@ func testEvents(s *space) {
 	s.must("tasks", "kill", "-s", "SIGKILL", "box")
 	s.until("its end", func() bool { return s.status("box") == "STOPPED" })
 	s.ctr("tasks", "rm", "box")
-	time.Sleep(300 * time.Millisecond)
+	time.Sleep(2 * time.Second)
 	var got []string
 	for _, e := range stop() {
 		if e.body["container_id"] != "box" {

@@ -273,7 +273,7 @@ func (s *space) close() {
 		s.ctr("containers", "rm", id)
 	}
 	var left []string
-	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(2 * time.Minute); ; time.Sleep(20 * time.Millisecond) {
 		left = append(s.cgroups(), s.mounts()...)
 		for _, pid := range s.shims() {
 			left = append(left, "shim "+pid)

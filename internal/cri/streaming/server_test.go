@@ -148,14 +148,14 @@ func (q *queue) Next() *remotecommand.TerminalSize {
 // dialWS connects by WebSocket.
 func dialWS(t *testing.T, address string) *websocket.Conn {
 	t.Helper()
-	d := websocket.Dialer{Subprotocols: []string{"v4.channel.k8s.io"}, HandshakeTimeout: 10 * time.Second}
+	d := websocket.Dialer{Subprotocols: []string{"v4.channel.k8s.io"}, HandshakeTimeout: 2 * time.Minute}
 	conn, resp, err := d.DialContext(t.Context(), strings.Replace(address, "http://", "ws://", 1), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	resp.Body.Close()
 	t.Cleanup(func() { conn.Close() })
-	conn.SetReadDeadline(time.Now().Add(30 * time.Second))
+	conn.SetReadDeadline(time.Now().Add(2 * time.Minute))
 	return conn
 }
 
@@ -298,7 +298,7 @@ func TestSilentSessionEndsWithItsClient(t *testing.T) {
 			if got != what {
 				t.Errorf("%s ended, not %s", got, what)
 			}
-		case <-time.After(30 * time.Second):
+		case <-time.After(2 * time.Minute):
 			t.Fatalf("%s outlives its client", what)
 		}
 	}

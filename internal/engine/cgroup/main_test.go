@@ -114,7 +114,7 @@ func start(t *testing.T, role string) *process {
 func (p *process) expect(t *testing.T, line string) {
 	t.Helper()
 	buf := make([]byte, 4096)
-	p.out.SetReadDeadline(time.Now().Add(20 * time.Second))
+	p.out.SetReadDeadline(time.Now().Add(2 * time.Minute))
 	n, err := p.out.Read(buf)
 	if got := strings.TrimSpace(string(buf[:n])); got != line {
 		t.Fatalf("process says %q (%v), want %q", got, err, line)

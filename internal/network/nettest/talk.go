@@ -178,12 +178,12 @@ func up(name string, addrs ...string) error {
 // Await waits until the condition holds.
 func Await(t testing.TB, what string, holds func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(2 * time.Minute); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
 		if holds() {
 			return
 		}
 	}
-	t.Errorf("in 30 s it did not come true: %s", what)
+	t.Errorf("it did not come true: %s", what)
 }
 
 // Command runs a program in the namespace at path ("" is the test's own). The test is skipped where the program

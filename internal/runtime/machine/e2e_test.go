@@ -332,7 +332,7 @@ func (d *daemon) exec(t *testing.T, id, script string) string {
 
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	for range 400 {
+	for range 4800 {
 		if ok() {
 			return
 		}

@@ -318,7 +318,7 @@ func TestEventsWaitForTheDaemon(t *testing.T) {
 				if topic == "/tasks/exit" && (proto.Unmarshal(e.Envelope.Event.Value, &exit) != nil || exit.ExitStatus != 7 || exit.ContainerID != "c1" || exit.ID != "c1") {
 					t.Fatalf("exit %v", &exit)
 				}
-			case <-time.After(10 * time.Second):
+			case <-time.After(2 * time.Minute):
 				t.Fatal("no event")
 			}
 		}
@@ -385,7 +385,7 @@ func TestShutdownEndsTheShim(t *testing.T) {
 			if err != nil {
 				t.Error(err)
 			}
-		case <-time.After(10 * time.Second):
+		case <-time.After(2 * time.Minute):
 			t.Error("it does not end")
 		}
 	}
