@@ -52,7 +52,7 @@ func TestPidFDExit(t *testing.T) {
 		t.Errorf("of a living process: %v, %v", ws, err)
 	}
 	in.Close()
-	for range 500 {
+	for range 12000 {
 		if _, ok := zombieExit(pid); ok {
 			break
 		}

@@ -315,7 +315,7 @@ func (b *bench) log(id string) []string {
 
 func (b *bench) until(what string, ok func() bool) {
 	b.t.Helper()
-	for range 1500 {
+	for range 12000 {
 		if ok() {
 			return
 		}

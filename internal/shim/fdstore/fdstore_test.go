@@ -24,7 +24,7 @@ func serve(t *testing.T, k *Keeper) string {
 
 func wait(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	for range 500 {
+	for range 12000 {
 		if ok() {
 			return
 		}
