@@ -88,6 +88,12 @@ lint: $(TOOLS)/staticcheck $(TOOLS)/depguard ## gofmt, vet, staticcheck, the dir
 bench: build ## pod start, exec, stop+remove at 1, 10, 50 at once, over CRI
 	go run ./bench -berth bin/berth $(BENCH)
 
+# 50 and 200 pods; 500 and 1,000 too: make bench-density DENSITY=50,200,500,1000. Beside containerd: BENCH="-containerd .cache/containerd/bin"
+DENSITY ?= 50,200
+.PHONY: bench-density
+bench-density: build ## full nodes: memory a pod, lists, idle processor time, restart of the daemon, pods a second
+	go run ./bench -berth bin/berth -network bridge -density $(DENSITY) $(BENCH)
+
 bench-peers: build containerd ## the same beside a stock containerd with the newest runc and Debian 13's crun, interleaved
 	go run ./test/ocivalidate -build
 	@test/trixie/crun $(CURDIR)/.cache/crun || echo "crun could not be fetched: it is left out"

@@ -4,6 +4,7 @@
 //
 //	go run ./bench -berth bin/berth               a node of its own, in a temporary folder
 //	go run ./bench -containerd .cache/containerd/bin   a stock containerd beside it, interleaved round by round
+//	go run ./bench -density 50,200                memory, lists, restart and pods a second of full nodes
 //	go run ./bench -endpoint unix:///run/x.sock -image NAME     any other runtime, image already there
 //
 // A start is RunPodSandbox + CreateContainer + StartContainer, which returns when execve has happened.
@@ -28,7 +29,7 @@ import (
 
 type options struct {
 	berth, endpoint, image string
-	atOnce                 []int
+	atOnce, density        []int
 	samples                int
 	networks               []string
 	jsonOut                bool
@@ -51,7 +52,7 @@ func main() {
 
 func flags() (options, error) {
 	var o options
-	var atOnce, networks string
+	var atOnce, networks, density string
 	flag.StringVar(&o.berth, "berth", "bin/berth", "berth binary to start a node of")
 	flag.StringVar(&o.endpoint, "endpoint", "", "measure the runtime on this CRI socket instead")
 	flag.StringVar(&o.image, "image", "", "image for -endpoint; it must have /block from bench/block")
@@ -61,18 +62,28 @@ func flags() (options, error) {
 	flag.StringVar(&atOnce, "at-once", "1,10,50", "pods at once")
 	flag.IntVar(&o.samples, "samples", 100, "samples for each row, about")
 	flag.StringVar(&networks, "network", "host,bridge", "host, bridge or both")
+	flag.StringVar(&density, "density", "", "measure full nodes instead: numbers of pods, such as 50,200, with the last of the networks")
 	flag.StringVar(&o.svg, "svg", "", "draw the medians into this file too")
 	flag.BoolVar(&o.jsonOut, "json", false, "print JSON, times in milliseconds")
 	flag.Parse()
 	o.networks = strings.Split(networks, ",")
-	for _, s := range strings.Split(atOnce, ",") {
+	var err error
+	if o.atOnce, err = numbers("-at-once", atOnce); err != nil || density == "" {
+		return o, err
+	}
+	o.density, err = numbers("-density", density)
+	return o, err
+}
+
+func numbers(flag, list string) (out []int, err error) {
+	for _, s := range strings.Split(list, ",") {
 		n, err := strconv.Atoi(s)
 		if err != nil || n < 1 {
-			return o, fmt.Errorf("-at-once: %q is no number of pods", s)
+			return nil, fmt.Errorf("%s: %q is no number of pods", flag, s)
 		}
-		o.atOnce = append(o.atOnce, n)
+		out = append(out, n)
 	}
-	return o, nil
+	return out, nil
 }
 
 // row is one line of the result.
@@ -92,6 +103,13 @@ func run(ctx context.Context, o options) error {
 	defer stop()
 	if err != nil {
 		return err
+	}
+	if len(o.density) > 0 {
+		facts, err := measureDensity(ctx, targets, o.networks[len(o.networks)-1], o.density)
+		if err != nil {
+			return err
+		}
+		return printFacts(os.Stdout, facts, o.jsonOut)
 	}
 	var rows []row
 	for _, network := range o.networks {
@@ -162,23 +180,24 @@ func (o options) targets(ctx context.Context) (targets []*target, stop func(), e
 			f()
 		}
 	}
-	add := func(name, endpoint, handler, image string) error {
+	add := func(name, endpoint, handler, image string, d daemon) error {
 		t, err := connect(name, endpoint, handler, image)
 		if err == nil {
+			t.daemon = d
 			targets = append(targets, t)
 			stops = append(stops, t.close)
 		}
 		return err
 	}
 	if o.endpoint != "" {
-		return targets, stop, add(o.endpoint, o.endpoint, "", o.image)
+		return targets, stop, add(o.endpoint, o.endpoint, "", o.image, nil)
 	}
 	n, err := startNode(ctx, o.berth)
 	if err != nil {
 		return nil, stop, err
 	}
 	stops = append(stops, n.stop)
-	if err := add("berth", n.endpoint(), "", imageName); err != nil {
+	if err := add("berth", n.endpoint(), "", imageName, n); err != nil {
 		return targets, stop, err
 	}
 	if f, err := newFloor(ctx); err == nil {
@@ -196,7 +215,7 @@ func (o options) targets(ctx context.Context) (targets []*target, stop func(), e
 	}
 	stops = append(stops, c.stop)
 	for _, h := range c.handlers {
-		if err := add("containerd+"+h, c.endpoint(), h, imageName); err != nil {
+		if err := add("containerd+"+h, c.endpoint(), h, imageName, c); err != nil {
 			return nil, stop, err
 		}
 	}

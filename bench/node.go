@@ -52,21 +52,8 @@ func startNode(ctx context.Context, berth string) (_ *node, err error) {
 	if err := mountRun(filepath.Join(dir, "run")); err != nil {
 		return nil, err
 	}
-	n.cmd = n.command(context.Background(), "node")
-	n.cmd.Stderr = n.log
-	n.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // Ctrl-C is for the benchmark, which stops the node itself
-	if err := n.cmd.Start(); err != nil {
+	if err := n.begin(); err != nil {
 		return nil, err
-	}
-	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
-		if conn, err := net.Dial("unix", filepath.Join(dir, "run", "cri.sock")); err == nil {
-			conn.Close()
-			break
-		}
-		if time.Now().After(deadline) {
-			b, _ := os.ReadFile(n.log.Name())
-			return nil, fmt.Errorf("the node does not answer:\n%s", b)
-		}
 	}
 	archive := filepath.Join(dir, "image.tar")
 	if err := buildImage(ctx, archive); err != nil {
@@ -76,6 +63,43 @@ func startNode(ctx context.Context, berth string) (_ *node, err error) {
 		return nil, fmt.Errorf("import the image: %w\n%s", err, out)
 	}
 	return n, nil
+}
+
+// begin implements daemon.
+func (n *node) begin() error {
+	n.cmd = n.command(context.Background(), "node")
+	n.cmd.Stderr = n.log
+	n.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // Ctrl-C is for the benchmark, which stops the node itself
+	if err := n.cmd.Start(); err != nil {
+		return err
+	}
+	if err := answers(filepath.Join(n.dir, "run", "cri.sock")); err != nil {
+		b, _ := os.ReadFile(n.log.Name())
+		return fmt.Errorf("the node does not answer: %w\n%s", err, b)
+	}
+	return nil
+}
+
+// answers waits until somebody listens.
+func answers(socket string) error {
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(time.Millisecond) {
+		conn, err := net.Dial("unix", socket)
+		if err == nil {
+			return conn.Close()
+		}
+		if time.Now().After(deadline) {
+			return err
+		}
+	}
+}
+
+func (n *node) pid() int       { return n.cmd.Process.Pid }
+func (n *node) folder() string { return n.dir }
+
+// halt implements daemon.
+func (n *node) halt() error {
+	n.cmd.Process.Signal(syscall.SIGTERM)
+	return n.cmd.Wait()
 }
 
 func (n *node) command(ctx context.Context, args ...string) *exec.Cmd {

@@ -6,13 +6,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
-	"time"
 
 	"github.com/11f9778f/berth/internal/engine/pause"
 )
@@ -104,6 +102,7 @@ func startContainerd(ctx context.Context, bin string, engines map[string]string)
 	return c, c.importImages(ctx)
 }
 
+// begin implements daemon.
 func (c *containerd) begin() error {
 	v, err := exec.Command(filepath.Join(c.bin, "containerd"), "--version").Output()
 	if err != nil {
@@ -121,15 +120,21 @@ func (c *containerd) begin() error {
 	if err := c.cmd.Start(); err != nil {
 		return err
 	}
-	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) {
-		if conn, err := net.Dial("unix", filepath.Join(c.dir, "c.sock")); err == nil {
-			return conn.Close()
-		}
-		if time.Now().After(deadline) {
-			b, _ := os.ReadFile(c.log.Name())
-			return fmt.Errorf("containerd does not answer:\n%s", b)
-		}
+	if err := answers(filepath.Join(c.dir, "c.sock")); err != nil {
+		b, _ := os.ReadFile(c.log.Name())
+		return fmt.Errorf("containerd does not answer: %w\n%s", err, b)
 	}
+	return nil
+}
+
+func (c *containerd) pid() int       { return c.cmd.Process.Pid }
+func (c *containerd) folder() string { return c.dir }
+
+// halt implements daemon.
+func (c *containerd) halt() error {
+	c.cmd.Process.Signal(syscall.SIGTERM)
+	c.cmd.Wait() // it ends with an error at every SIGTERM
+	return os.Remove(filepath.Join(c.dir, "c.sock"))
 }
 
 func (c *containerd) importImages(ctx context.Context) error {

@@ -17,18 +17,30 @@ import (
 type target struct {
 	floor         *floor
 	name, handler string
+	endpoint      string
 	conn          *grpc.ClientConn
 	rt            cri.RuntimeServiceClient
 	image         string
+	daemon        daemon       // nil if it is not ours
 	count         atomic.Int64 // of pods, for their names
 }
 
 func connect(name, endpoint, handler, image string) (*target, error) {
-	conn, err := grpc.NewClient(endpoint, grpc.WithTransportCredentials(insecure.NewCredentials()))
-	if err != nil {
-		return nil, fmt.Errorf("connect to %s: %w", endpoint, err)
+	r := &target{name: name, endpoint: endpoint, handler: handler, image: image}
+	return r, r.reconnect()
+}
+
+// reconnect makes a new connection, in place of the old one.
+func (r *target) reconnect() error {
+	if r.conn != nil {
+		r.conn.Close()
 	}
-	return &target{name: name, handler: handler, conn: conn, rt: cri.NewRuntimeServiceClient(conn), image: image}, nil
+	conn, err := grpc.NewClient(r.endpoint, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		return fmt.Errorf("connect to %s: %w", r.endpoint, err)
+	}
+	r.conn, r.rt = conn, cri.NewRuntimeServiceClient(conn)
+	return nil
 }
 
 func (r *target) close() { r.conn.Close() }
