@@ -70,6 +70,9 @@ type ExecOptions struct {
 	Stdio   Stdio
 	// Files become descriptors 3, 4, … of the program.
 	Files []*os.File
+	// Cgroups are cgroups below the container's that the process runs in: by cgroup v1 controller, or "" for all.
+	// They exist.
+	Cgroups map[string]string
 	// Leave is for a caller that ends now and leaves the process to its own reaper (a subreaper, or
 	// init): the engine does not reap it, unless Wait is called.
 	Leave bool

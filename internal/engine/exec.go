@@ -79,6 +79,11 @@ func (c *Container) exec(ctx context.Context, o ExecOptions) (_ *Process, err er
 		return nil, err
 	}
 	end()
+	for controller, sub := range o.Cgroups {
+		if err := c.group.JoinSub(s.Pid, controller, sub); err != nil {
+			return nil, err
+		}
+	}
 	if af := o.Process.ExecCPUAffinity; af != nil {
 		final := af.Final
 		if final == "" && af.Initial != "" { // what the cgroup permits

@@ -46,7 +46,7 @@ func (x *execution) register(f *flagSet) {
 	f.BoolVar(&x.noNewPrivs, "no-new-privs", false, "set no_new_privs")
 	f.Var(&x.caps, "cap", "further capability; may be repeated")
 	f.alias("c", "cap")
-	f.Var(&x.cgroups, "cgroup", "run in a sub-cgroup: not supported")
+	f.Var(&x.cgroups, "cgroup", "run in an existing cgroup below the container's, [CONTROLLER[,CONTROLLER]:]PATH; may be repeated")
 	f.BoolVar(&x.ignorePaused, "ignore-paused", false, "exec in a paused container, and wait for resume")
 }
 
@@ -81,8 +81,10 @@ func (a *app) execute(ctx context.Context, x execution, id string, args []string
 		return 0, errors.New("cannot exec in a paused container (use --ignore-paused to override)")
 	case status == specs.StateCreating:
 		return 0, errors.New("cannot exec in a container that is being created")
-	case len(x.cgroups) > 0:
-		return 0, errors.New("--cgroup is not supported")
+	}
+	cgroups, err := subCgroups(x.cgroups)
+	if err != nil {
+		return 0, err
 	}
 	spec, err := e.spec()
 	if err != nil {
@@ -103,11 +105,30 @@ func (a *app) execute(ctx context.Context, x execution, id string, args []string
 	if err != nil {
 		return 0, err
 	}
-	p, err := c.Exec(ctx, engine.ExecOptions{ID: id, Process: process, Stdio: at.stdio, Files: at.files, Leave: x.detach})
+	p, err := c.Exec(ctx, engine.ExecOptions{ID: id, Process: process, Stdio: at.stdio, Files: at.files, Cgroups: cgroups, Leave: x.detach})
 	if err != nil {
 		return 0, err
 	}
 	return a.finishExec(ctx, x, process, p, at)
+}
+
+// subCgroups reads the values of --cgroup: paths by controller, "" for all of them.
+func subCgroups(values []string) (map[string]string, error) {
+	paths := map[string]string{}
+	for _, v := range values {
+		controllers, sub, ok := strings.Cut(v, ":")
+		if !ok {
+			controllers, sub = "", v
+		}
+		for controller := range strings.SplitSeq(controllers, ",") {
+			_, twice := paths[controller]
+			if sub == "" || twice || ok && controller == "" {
+				return nil, fmt.Errorf("invalid --cgroup %q: want [CONTROLLER[,CONTROLLER]:]PATH, each controller once", v)
+			}
+			paths[controller] = sub
+		}
+	}
+	return paths, nil
 }
 
 // finishExec tells the caller of the process and waits for it, unless it is to be left alone.

@@ -320,6 +320,52 @@ func TestLogPidFileAndState(t *testing.T) {
 	b.steps(id, []step{{"delete -f ID", 0, ""}})
 }
 
+// exec --cgroup runs the program in a cgroup below the container's, of one controller under cgroup v1.
+func TestExecInSubCgroup(t *testing.T) {
+	b := newBench(t)
+	b.configure("sleep", "1000")
+	pidFile, id := filepath.Join(b.bundle, "pid"), b.id()
+	b.steps(id, []step{{"run -d --pid-file " + pidFile + " ID", 0, ""}})
+	pid, _ := os.ReadFile(pidFile)
+	n, err := strconv.Atoi(string(pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	own, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", n))
+	if err != nil {
+		t.Fatal(err)
+	}
+	sub, flag := "", ""
+	for line := range strings.Lines(string(own)) {
+		f := strings.SplitN(strings.TrimSpace(line), ":", 3)
+		switch {
+		case f[1] == "pids":
+			sub, flag = "/sys/fs/cgroup/pids"+f[2]+"/sub", "--cgroup pids:sub "
+		case f[1] == "" && sub == "" && f[0] == "0":
+			sub, flag = "/sys/fs/cgroup"+f[2]+"/sub", "--cgroup sub "
+		}
+	}
+	b.steps(id, []step{
+		{"exec " + flag + "ID true", 255, "sub-cgroup"}, // it is not there yet
+		{"exec --cgroup nosuch:sub ID true", 255, "nosuch"},
+		{"exec --cgroup ../other ID true", 255, "not allowed"},
+		{"exec --cgroup a: ID true", 255, "invalid --cgroup"},
+		{"exec --cgroup a --cgroup b ID true", 255, "invalid --cgroup"},
+	})
+	if err := os.Mkdir(sub, 0o755); err != nil {
+		t.Skip("needs the usual place of a cgroup hierarchy: ", err)
+	}
+	b.steps(id, []step{
+		{"exec " + flag + "ID cat /proc/self/cgroup", 0, "/sub\n"},
+		{"kill ID KILL", 0, ""},
+	})
+	b.until(id, "stopped")
+	b.steps(id, []step{{"delete ID", 0, ""}})
+	if _, err := os.Stat(sub); err == nil {
+		t.Errorf("%s is left", sub)
+	}
+}
+
 // The terminal goes to the console socket, and start is another process's.
 func TestConsoleSocket(t *testing.T) {
 	b := newBench(t)

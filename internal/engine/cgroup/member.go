@@ -32,6 +32,30 @@ func (g *Group) Join(pid int) error {
 	return nil
 }
 
+// JoinSub moves a process of the group into a group below it that exists: in the hierarchy of a cgroup v1 controller, or
+// for controller "", the only one there is under v2, in all of them.
+func (g *Group) JoinSub(pid int, controller, sub string) error {
+	rel, err := clean(sub)
+	if err != nil {
+		return err
+	}
+	rel = g.rel + "/" + rel
+	joined := false
+	for _, h := range g.h.list {
+		if controller != "" && (h.V2 || h.Name != controller && !slices.Contains(h.Controllers, controller)) {
+			continue
+		}
+		if _, err := h.dir.Write(rel+"/cgroup.procs", strconv.Itoa(pid)); err != nil {
+			return fmt.Errorf("join sub-cgroup %q: process %d: %w", sub, pid, err)
+		}
+		joined = true
+	}
+	if !joined {
+		return fmt.Errorf("join sub-cgroup %q: no cgroup v1 hierarchy of controller %q", sub, controller)
+	}
+	return nil
+}
+
 // gone tells that a group was removed while, or before, a file of it was used.
 func gone(err error) bool { return errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENODEV) }
 

@@ -96,7 +96,7 @@ func taskRequest(t runtime.Task, o *api.CreateOptions) (*taskv3.CreateTaskReques
 	}
 	req := &taskv3.CreateTaskRequest{ID: t.ID, Bundle: t.Bundle, Terminal: t.Terminal, Checkpoint: t.Checkpoint, Options: opts}
 	for _, m := range t.Rootfs {
-		req.Rootfs = append(req.Rootfs, &types.Mount{Type: m.Type, Source: m.Source, Options: m.Options})
+		req.Rootfs = append(req.Rootfs, &types.Mount{Type: m.Type, Source: m.Source, Target: m.Target, Options: m.Options})
 	}
 	log := t.LogPath
 	if log == "" {

@@ -45,7 +45,7 @@ func (v taskService) Create(ctx context.Context, r *taskv3.CreateTaskRequest) (*
 	}
 	var rootfs []engine.Mount
 	for _, m := range r.Rootfs {
-		rootfs = append(rootfs, engine.Mount{Type: m.Type, Source: m.Source, Options: m.Options})
+		rootfs = append(rootfs, engine.Mount{Type: m.Type, Source: m.Source, Target: m.Target, Options: m.Options})
 	}
 	t, err := v.s.create(ctx, rec, rootfs)
 	if err != nil {
