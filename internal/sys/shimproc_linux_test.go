@@ -14,7 +14,7 @@ func TestReapOrphanLeavesKnownChildren(t *testing.T) {
 	}
 	pid := cmd.Process.Pid
 	seen := 0
-	for i := 0; i < 500 && seen != pid; i++ {
+	for i := 0; i < 12000 && seen != pid; i++ {
 		time.Sleep(10 * time.Millisecond)
 		got, ok, err := ReapOrphan(func(int) bool { return true })
 		if err != nil || ok {

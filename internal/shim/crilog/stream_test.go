@@ -294,7 +294,7 @@ func TestKilledWriter(t *testing.T) {
 	n := <-count
 	// A FIFO that nobody holds open forgets its bytes: the container's end stays until the last line is there.
 	end := fmt.Sprintf(" F line %d ", n-1)
-	for range 1000 {
+	for range 12000 {
 		if b, _ := os.ReadFile(f.log.Path()); bytes.Contains(b[max(0, len(b)-300):], []byte(end)) {
 			break
 		}
