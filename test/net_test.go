@@ -65,4 +65,5 @@ func TestNetVerbs(t *testing.T) {
 		t.Errorf("check -o json: %d %s", r.code, r.stdout)
 	}
 	m.must("rm", "hello")
+	stopNode(m)
 }

@@ -152,7 +152,7 @@ func nodeConfig(l *config.Loaded, log *slog.Logger) node.Config {
 	cfg := node.Config{
 		Root: l.Root, Run: l.Run, NodeName: l.NodeName, CRISocket: l.CRI.Socket,
 		Names:   node.Names{Bridge: l.Network.Bridge, Table: l.Network.NftTable, CgroupParent: l.Cgroup.Parent},
-		Subnets: l.Network.Subnets, MTU: l.Network.MTU,
+		Subnets: l.Network.Subnets, MTU: l.Network.MTU, Spares: l.Network.Spares,
 		CNI: node.CNI{
 			Enabled: l.Network.Driver == "cni", ConfDir: l.Network.CNI.ConfDir, BinDirs: l.Network.CNI.BinDirs,
 			Network: l.Network.CNI.Network, Template: l.Network.CNI.Template, Timeout: l.Network.CNI.Timeout.Duration,

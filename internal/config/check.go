@@ -168,6 +168,7 @@ func (c *checker) network() {
 	if n.MTU != 0 {
 		c.within("network.mtu", n.MTU, 576, 65535)
 	}
+	c.within("network.spares", n.Spares, 0, 256)
 	c.cni()
 	var have4, have6 bool
 	for _, s := range n.Subnets {

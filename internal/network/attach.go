@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 
@@ -71,25 +72,40 @@ func (m *Manager) connect(ctx context.Context, e book.Entry, ns *os.File, fresh 
 
 // link makes the pair and configures the pod's end.
 func (m *Manager) link(ctx context.Context, e book.Entry, ns *os.File, fresh bool) error {
+	if sp := m.spares.unpin(e.Owner); sp != nil && m.takeSpare(ctx, e, sp) == nil {
+		return nil
+	}
 	err := m.pair(ctx, e, ns)
 	made := err == nil
 	if err != nil && !rtnl.IsExisting(err) {
 		return err
 	}
 	if made || !fresh {
-		err = m.configure(ctx, e, ns)
+		err = m.configure(ctx, e, ns, !made)
 		if err == nil || made || !rtnl.IsMissing(err) {
 			return err
 		}
 	}
-	// A link of our name that does not lead here: its namespace had the same owner, and is dying.
-	if err := m.onHost(func(c *rtnl.Conn) error { return c.DeleteLink(m.cfg.hostLink(e.Owner)) }); err != nil {
+	// A link of our name that does not lead here: its namespace had the same owner, and is dying. Or a spare's that
+	// an earlier daemon did not come to take.
+	if err := m.clear(e, ns); err != nil {
 		return err
 	}
 	if err := m.pair(ctx, e, ns); err != nil {
 		return err
 	}
-	return m.configure(ctx, e, ns)
+	return m.configure(ctx, e, ns, false)
+}
+
+// clear removes what has the names of the link to be made, on the host and in the namespace.
+func (m *Manager) clear(e book.Entry, ns *os.File) error {
+	inside, err := rtnl.Dial(ns)
+	if err != nil {
+		return err
+	}
+	defer inside.Close()
+	return errors.Join(inside.DeleteLink(podInterface),
+		m.onHost(func(c *rtnl.Conn) error { return c.DeleteLink(m.cfg.hostLink(e.Owner)) }))
 }
 
 // pair makes the veth pair. The bridge may have been removed behind our back: then it is made again.
@@ -120,8 +136,9 @@ func (m *Manager) pair(ctx context.Context, e book.Entry, ns *os.File) error {
 	return failpoint.Here("network/link/after")
 }
 
-// configure gives the pod's end addresses and routes.
-func (m *Manager) configure(ctx context.Context, e book.Entry, ns *os.File) error {
+// configure gives the pod's end addresses and routes, and its hardware address if it was made by somebody else: of
+// a spare, by a daemon that died.
+func (m *Manager) configure(ctx context.Context, e book.Entry, ns *os.File, found bool) error {
 	defer trace.Start(ctx, "network.address")()
 	if err := failpoint.Here("network/address/before"); err != nil {
 		return err
@@ -131,7 +148,11 @@ func (m *Manager) configure(ctx context.Context, e book.Entry, ns *os.File) erro
 		return err
 	}
 	defer c.Close()
-	if err := c.ConfigurePod(podInterface, e.Addresses, entryGateways(e)); err != nil {
+	var mac net.HardwareAddr
+	if found {
+		mac = macOf(e.Addresses[0].Addr())
+	}
+	if err := c.ConfigurePod(podInterface, mac, e.Addresses, entryGateways(e)); err != nil {
 		return err
 	}
 	err = m.onHost(func(c *rtnl.Conn) error { return c.Settle(m.cfg.hostLink(e.Owner), m.cfg.Bridge) })

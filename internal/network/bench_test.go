@@ -5,14 +5,17 @@ import (
 	"fmt"
 	"testing"
 	"time"
+
+	"github.com/11f9778f/berth/internal/network/nettest"
 )
 
 // BenchmarkPod measures what a pod's start and stop wait for: namespace, attach, detach, unpin. The removal
 // of links by the kernel goes on beside it, and is in the way of the next pod, as it is on a node.
 func BenchmarkPod(b *testing.B) {
-	for _, ports := range []int{0, 2} {
-		b.Run(fmt.Sprintf("ports=%d", ports), func(b *testing.B) {
-			h := newHost(b, nil)
+	for _, spares := range []int{0, 2} {
+		ports := spares
+		b.Run(fmt.Sprintf("ports=%d,spares=%d", ports, spares), func(b *testing.B) {
+			h := newHost(b, func(c *Config) { c.Spares = spares })
 			h.pod("first") // bridge and table are there
 			var mappings []PortMapping
 			for i := range ports {
@@ -21,6 +24,9 @@ func BenchmarkPod(b *testing.B) {
 			var parts [4]time.Duration
 			n := 0
 			for b.Loop() {
+				if spares > 0 { // between pods that come one by one there is time
+					nettest.Await(b, "there are spares", func() bool { return !h.spares.missing() })
+				}
 				id := fmt.Sprintf("pod-%d", n)
 				n++
 				h.measure(&parts, id, mappings)

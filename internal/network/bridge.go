@@ -145,7 +145,7 @@ func (m *Manager) removeBridge() error {
 		return nil
 	}
 	for _, l := range links {
-		if _, ours := m.cfg.ownerOf(l.Alias); l.Master == links[i].Index && !ours {
+		if _, ours := m.cfg.ownerOf(l.Alias); l.Master == links[i].Index && !ours && l.Alias != m.cfg.alias("") {
 			m.log.Warn("the bridge stays, for a link that is not Berth's is in it", "bridge", m.cfg.Bridge, "link", l.Name)
 			return nil
 		}

@@ -26,7 +26,7 @@ import (
 // job is what a child process of a test does, as JSON in the environment.
 type job struct {
 	RunDir string
-	Do     string // "life" or "churn"
+	Do     string // "life", "spare" (a life that begins with a spare) or "churn"
 }
 
 // child is the main function of such a process.
@@ -36,8 +36,15 @@ func child(env string) int {
 		fmt.Fprintln(os.Stderr, err)
 		return 2
 	}
-	m, err := Open(Config{RunDir: j.RunDir, Logger: slog.New(slog.NewTextHandler(io.Discard, nil))})
-	if err == nil && j.Do == "life" {
+	cfg := Config{RunDir: j.RunDir, Logger: slog.New(slog.NewTextHandler(io.Discard, nil))}
+	if j.Do == "spare" {
+		cfg.Spares = 1
+	}
+	m, err := Open(cfg)
+	if err == nil && j.Do == "spare" {
+		err = warm(m)
+	}
+	if err == nil && j.Do != "churn" {
 		err = life(m)
 	}
 	if err == nil && j.Do == "churn" {

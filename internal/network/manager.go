@@ -30,6 +30,7 @@ type Manager struct {
 	routes chan *rtnl.Conn // idle connections to the host's namespace
 
 	bridge bridge
+	spares spares
 	holds  holds
 }
 
@@ -89,6 +90,7 @@ func open(cfg Config) (_ *Manager, err error) {
 	if m.book, err = book.Open(folder, BootID(), m.cfg.Subnets, m.log); err != nil {
 		return nil, err
 	}
+	m.startSpares()
 	err = m.resume()
 	return m, err
 }
@@ -128,6 +130,7 @@ func (m *Manager) Subnets() []string {
 // is, they are removed.
 func (m *Manager) Close() error {
 	var err error
+	m.closeSpares()
 	if len(m.book.Entries()) == 0 {
 		err = m.removeShared()
 	}
@@ -151,6 +154,7 @@ func (m *Manager) removeShared() error {
 }
 
 func (m *Manager) closeFiles() {
+	m.closeSpares()
 	m.holds.closeAll()
 	if m.table != nil {
 		m.table.Close()

@@ -24,6 +24,9 @@ type Config struct {
 	Subnets []netip.Prefix
 	// MTU of the bridge and the pods' links. Default 1500, or less where the default route's link has less.
 	MTU int
+	// Spares is how many namespaces with a link to the bridge are made ahead, while no pod is being started and
+	// once there was a first one. 0 makes none.
+	Spares int
 	// HostNetNS is the path of the network namespace that plays the host. Default: the process's own.
 	HostNetNS string
 	// Live, when set, tells whether a sandbox is alive. Open then removes what is left of the others.

@@ -37,6 +37,8 @@ type Config struct {
 	Subnets []netip.Prefix
 	// MTU of the bridge and the pods' links; 0 is the network's default.
 	MTU int
+	// Spares are the network namespaces that are made ahead; a node that ends when it is idle makes none.
+	Spares int
 	// CNI is the network of plugins, in the place of the bridge.
 	CNI CNI
 	// GroupSize bounds the pods that one shim keeps; 0 is the shim client's default.

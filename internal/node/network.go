@@ -42,9 +42,13 @@ func (n *Node) openNetwork() (err error) {
 		}
 		return err
 	}
+	spares := n.cfg.Spares
+	if n.cfg.IdleExit > 0 {
+		spares = 0
+	}
 	m, err := network.Open(network.Config{
 		RunDir: n.cfg.Run, Bridge: n.cfg.Names.Bridge, Table: n.cfg.Names.Table, LinkPrefix: n.cfg.Names.LinkPrefix,
-		Subnets: n.cfg.Subnets, MTU: n.cfg.MTU, Logger: n.cfg.Log,
+		Subnets: n.cfg.Subnets, MTU: n.cfg.MTU, Spares: spares, Logger: n.cfg.Log,
 	})
 	if err == nil {
 		n.network = m

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"strconv"
 
 	"golang.org/x/sys/unix"
 )
@@ -41,6 +42,30 @@ func PinNetNS(path string, ns *os.File, inside func() error) error {
 		}
 		return nil
 	})
+}
+
+// SpareNetNS makes a network namespace, runs inside on a thread that is in it, and returns it. Nothing pins it: it
+// goes with the file, and with this process.
+func SpareNetNS(inside func() error) (ns *os.File, err error) {
+	err = onOwnThread(func() error {
+		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+			return fmt.Errorf("unshare network namespace: %w", err)
+		}
+		if err := inside(); err != nil {
+			return err
+		}
+		ns, err = OpenThreadNetNS()
+		return err
+	})
+	return ns, err
+}
+
+// BindNetNS pins the network namespace ns on the file path, which must exist.
+func BindNetNS(path string, ns *os.File) error {
+	if err := unix.Mount("/proc/self/fd/"+strconv.Itoa(int(ns.Fd())), path, "", unix.MS_BIND, ""); err != nil {
+		return &os.PathError{Op: "bind network namespace", Path: path, Err: err}
+	}
+	return nil
 }
 
 // InNetNS runs f on a thread that is in the network namespace ns. Goroutines that f starts are not.

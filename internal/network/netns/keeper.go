@@ -3,6 +3,7 @@ package netns
 import (
 	"context"
 	"fmt"
+	"os"
 	"regexp"
 	"sync"
 
@@ -38,6 +39,15 @@ func (k *Keeper) CreateNetNS(ctx context.Context, id string, sysctls map[string]
 // user namespace, say.
 func (k *Keeper) AdoptNetNS(ctx context.Context, id, from string) (string, error) {
 	return k.pin(ctx, id, func() (string, error) { return k.Pins.Adopt(id, from) })
+}
+
+// UseNetNS is CreateNetNS with a namespace that Spare has made. used is false where another one is pinned already.
+func (k *Keeper) UseNetNS(ctx context.Context, id string, ns *os.File, sysctls map[string]string) (path string, used bool, err error) {
+	path, err = k.pin(ctx, id, func() (path string, err error) {
+		path, used, err = k.Pins.Use(id, ns, sysctls)
+		return path, err
+	})
+	return path, used, err
 }
 
 func (k *Keeper) pin(ctx context.Context, id string, pin func() (string, error)) (string, error) {

@@ -31,6 +31,36 @@ func (d Dir) Create(id string, sysctls map[string]string) (string, error) {
 	return d.pin(id, sysctls, sys.NewNetNS)
 }
 
+// Use is Create with a namespace that Spare has made. used is false where another one is pinned already.
+func (d Dir) Use(id string, ns *os.File, sysctls map[string]string) (path string, used bool, err error) {
+	path, err = d.pin(id, sysctls, func(path string, inside func() error) error {
+		used = true
+		if len(sysctls) > 0 {
+			if err := sys.InNetNS(ns, inside); err != nil { // lo is up already, and stays so
+				return err
+			}
+		}
+		return sys.BindNetNS(path, ns)
+	})
+	return path, used, err
+}
+
+// Spare makes a namespace with lo up that is nobody's yet, and a connection in it. It goes with the file and the
+// connection.
+func Spare() (ns *os.File, inside *rtnl.Conn, err error) {
+	ns, err = sys.SpareNetNS(func() (err error) {
+		if inside, err = rtnl.Dial(nil); err != nil {
+			return err
+		}
+		return inside.LinkUp(1)
+	})
+	if err != nil && inside != nil {
+		inside.Close()
+		inside = nil
+	}
+	return ns, inside, err
+}
+
 // Adopt pins a namespace for id that is there already, at the path from; for the rest it is Create.
 func (d Dir) Adopt(id, from string) (string, error) {
 	return d.pin(id, nil, func(path string, inside func() error) error {

@@ -35,6 +35,25 @@ type Pair struct {
 	NetNS *os.File
 	MAC   net.HardwareAddr
 	MTU   int
+	// Spare leaves the host's end down, for TakePair.
+	Spare bool
+}
+
+// TakePair gives a spare pair, whose host's end has the index, its names, and brings that end up. IsExisting is
+// true of the error where another link has the name.
+func (c *Conn) TakePair(index int, p Pair) error {
+	name := linkRequest(0, 0)
+	add(name, syscall.IFLA_IFNAME, nl.ZeroTerminated(p.Host)) // while it is down: an older kernel wants it so
+	alias := linkRequest(0, 0)
+	add(alias, iflaIfAlias, []byte(p.Alias))
+	add(alias, syscall.IFLA_MASTER, nl.Uint32Attr(uint32(p.Bridge))) // where it is; an error if that is gone
+	up := linkRequest(0, syscall.IFF_UP)
+	var msgs []message
+	for _, req := range []*nl.NetlinkRequest{name, alias, up} {
+		req.Data[0].(*nl.IfInfomsg).Index = int32(index)
+		msgs = append(msgs, message{what: "take link for " + p.Host, req: req})
+	}
+	return c.do(msgs...)
 }
 
 // CreatePair makes the pair and brings the host's end up, with hairpin on and without an IPv6 address of its
@@ -56,7 +75,9 @@ func (c *Conn) CreatePair(p Pair) error {
 	peer := info.AddRtAttr(nl.IFLA_INFO_DATA, nil).AddRtAttr(nl.VETH_INFO_PEER, nil)
 	nl.NewIfInfomsgChild(peer, syscall.AF_UNSPEC) // not up: the kernel refuses, for it has no other end yet
 	peer.AddRtAttr(syscall.IFLA_IFNAME, nl.ZeroTerminated(p.Pod))
-	peer.AddRtAttr(syscall.IFLA_ADDRESS, p.MAC)
+	if p.MAC != nil {
+		peer.AddRtAttr(syscall.IFLA_ADDRESS, p.MAC)
+	}
 	peer.AddRtAttr(syscall.IFLA_MTU, mtu)
 	peer.AddRtAttr(iflaNumTxQueues, one)
 	peer.AddRtAttr(iflaNumRxQueues, one)
@@ -74,6 +95,12 @@ func (c *Conn) CreatePair(p Pair) error {
 	spec.AddRtAttr(syscall.AF_INET6, nil).AddRtAttr(inet6AddrGen, nl.Uint8Attr(addrGenNone))
 	set.AddData(spec)
 
+	if p.Spare {
+		return c.do(
+			message{what: "create link " + p.Host, req: create},
+			message{what: "set up link " + p.Host, req: set},
+		)
+	}
 	up := linkRequest(0, syscall.IFF_UP) // after the others, so that no IPv6 address is made
 	add(up, syscall.IFLA_IFNAME, host)
 
@@ -84,14 +111,18 @@ func (c *Conn) CreatePair(p Pair) error {
 	)
 }
 
-// ConfigurePod brings the pod's end up and gives it its addresses and a default route by each gateway. What
-// is there already stays. IsMissing is true of the error where there is no such end in this namespace.
-func (c *Conn) ConfigurePod(name string, addrs []netip.Prefix, gateways []netip.Addr) error {
+// ConfigurePod brings the pod's end up and gives it its hardware address, if mac is not nil, its addresses and a
+// default route by each gateway. What is there already stays. IsMissing is true of the error where there is no such end in this namespace.
+func (c *Conn) ConfigurePod(name string, mac net.HardwareAddr, addrs []netip.Prefix, gateways []netip.Addr) error {
 	index, err := c.Index(name)
 	if err != nil {
 		return err
 	}
-	msgs := []message{linkUp(index)}
+	up := linkUp(index)
+	if mac != nil {
+		add(up.req, syscall.IFLA_ADDRESS, mac)
+	}
+	msgs := []message{up}
 	for _, a := range addrs {
 		msgs = append(msgs, newAddress(index, a))
 	}
