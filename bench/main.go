@@ -34,6 +34,7 @@ type options struct {
 	networks               []string
 	jsonOut                bool
 	svg                    string
+	pull                   int
 	containerd, runc, crun string
 }
 
@@ -41,7 +42,9 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	o, err := flags()
-	if err == nil {
+	if err == nil && o.pull > 0 {
+		err = pullBench(ctx, o)
+	} else if err == nil {
 		err = run(ctx, o)
 	}
 	if err != nil {
@@ -64,6 +67,7 @@ func flags() (options, error) {
 	flag.StringVar(&networks, "network", "host,bridge", "host, bridge or both")
 	flag.StringVar(&density, "density", "", "measure full nodes instead: numbers of pods, such as 50,200, with the last of the networks")
 	flag.StringVar(&o.svg, "svg", "", "draw the medians into this file too")
+	flag.IntVar(&o.pull, "pull", 0, "measure so many pulls of a large image instead")
 	flag.BoolVar(&o.jsonOut, "json", false, "print JSON, times in milliseconds")
 	flag.Parse()
 	o.networks = strings.Split(networks, ",")
