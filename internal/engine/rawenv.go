@@ -58,3 +58,28 @@ func restoreRawEnv(s *specs.Spec) error {
 	}
 	return nil
 }
+
+// MendEnv undoes what JSON did to the variables of a process that is to run in a container of the spec and has the
+// container's environment: one that reads as a variable of the container's that is no UTF-8 is that variable.
+func MendEnv(container *specs.Process, p *specs.Process) {
+	if container == nil {
+		return
+	}
+	raw := map[string]string{}
+	for _, kv := range container.Env {
+		if !utf8.ValidString(kv) {
+			raw[asJSON(kv)] = kv
+		}
+	}
+	if len(raw) == 0 {
+		return
+	}
+	for i, kv := range p.Env {
+		if whole, ok := raw[kv]; ok {
+			p.Env[i] = whole
+		}
+	}
+}
+
+// asJSON is what is left of a string in JSON: each byte that is part of no character becomes a replacement character.
+func asJSON(s string) string { return string([]rune(s)) }

@@ -139,6 +139,10 @@ func envBytes(ctx context.Context, s *suite) error {
 		if err != nil || string(r.Stdout) != "RAW=a\xff\xfez\n" {
 			return fmt.Errorf("the variable is %q, %w", r.GetStdout(), errors.Join(err, errOther))
 		}
+		r, err = s.rt.ExecSync(ctx, &runtimeapi.ExecSyncRequest{ContainerId: id, Cmd: []string{"/bin/sh", "-c", `printf %s "$RAW"`}, Timeout: 20})
+		if err != nil || string(r.Stdout) != "a\xff\xfez" {
+			return fmt.Errorf("the variable of a command of exec is %q, %w", r.GetStdout(), errors.Join(err, errOther))
+		}
 		return nil
 	})
 }

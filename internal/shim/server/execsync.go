@@ -24,6 +24,21 @@ const (
 )
 
 // parseProcess reads a process of the OCI runtime specification.
+func (t *task) parseProcess(b []byte) (*specs.Process, error) {
+	p, err := parseProcess(b)
+	if err != nil {
+		return nil, err
+	}
+	select {
+	case <-t.created:
+		if t.spec != nil {
+			engine.MendEnv(t.spec.Process, p)
+		}
+	default: // it has no process yet, and will be refused
+	}
+	return p, nil
+}
+
 func parseProcess(b []byte) (*specs.Process, error) {
 	var p specs.Process
 	if err := json.Unmarshal(b, &p); err != nil {

@@ -112,7 +112,7 @@ func (v shimService) ExecSync(ctx context.Context, r *api.ExecSyncRequest) (*api
 	if err != nil {
 		return nil, err
 	}
-	spec, err := parseProcess(r.Process)
+	spec, err := t.parseProcess(r.Process)
 	if err != nil {
 		return nil, err
 	}
@@ -130,7 +130,7 @@ func (v shimService) Exec(ctx context.Context, r *api.ExecRequest) (*api.StreamR
 	if _, err := t.live(); err != nil {
 		return nil, err
 	}
-	spec, err := parseProcess(r.Process)
+	spec, err := t.parseProcess(r.Process)
 	if err != nil {
 		return nil, err
 	}

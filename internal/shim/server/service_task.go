@@ -118,7 +118,7 @@ func (v taskService) Exec(ctx context.Context, r *taskv3.ExecProcessRequest) (*e
 	if err := want.check(false); err != nil {
 		return nil, fmt.Errorf("exec %s: %w", r.ExecID, err)
 	}
-	spec, err := parseProcess(r.Spec.GetValue())
+	spec, err := t.parseProcess(r.Spec.GetValue())
 	if err != nil {
 		return nil, fmt.Errorf("exec %s: %w", r.ExecID, err)
 	}
