@@ -43,7 +43,7 @@ func TestOneStuckPodHoldsUpNoOther(t *testing.T) {
 	m.criDaemon([]string{"BERTH_GROUP_SIZE=8"})
 	c := dialCRI(t, m.criSocket())
 	c.pullDemo()
-	n := number("BERTH_TEST_PODS", 40)
+	n := number("BERTH_TEST_PODS", 100)
 	pods, containers := c.crowd(n, m.dir)
 	stopped := m.shimOf(pods[0]) // not the one that waits for the next pod
 	if err := syscall.Kill(stopped.pid, syscall.SIGSTOP); err != nil {

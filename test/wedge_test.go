@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -91,13 +92,30 @@ func number(env string, otherwise int) int {
 	return otherwise
 }
 
+// median is how long a call takes, the median of eleven.
+func median(t *testing.T, f func() error) time.Duration {
+	t.Helper()
+	var took []time.Duration
+	for range 11 {
+		began := time.Now()
+		if err := f(); err != nil {
+			t.Error(err)
+		}
+		took = append(took, time.Since(began))
+	}
+	slices.Sort(took)
+	return took[len(took)/2].Round(100 * time.Microsecond)
+}
+
 // A daemon that starts again among many pods takes all of them over, and disturbs none.
 func TestRestartAmongManyPods(t *testing.T) {
+	busybox(t)
 	m := newMachine(t)
 	d := m.criDaemon(nil)
 	c := dialCRI(t, m.criSocket())
 	c.pullDemo()
-	n := number("BERTH_TEST_PODS", 60)
+	log := newCounters(m, counting, "stream")
+	n := number("BERTH_TEST_PODS", 200)
 	_, containers := c.crowd(n, m.dir)
 	before := map[string]process{}
 	for _, id := range containers {
@@ -120,7 +138,7 @@ func TestRestartAmongManyPods(t *testing.T) {
 		}
 		c = dialCRI(t, m.criSocket())
 		list, err := c.ListContainers(c.ctx, &cri.ListContainersRequest{})
-		if err != nil || len(list.Containers) != n {
+		if err != nil || len(list.Containers) != n+1 {
 			t.Fatalf("after %s: %d containers, %v", how, len(list.GetContainers()), err)
 		}
 		t.Logf("%s with %d pods: serving again after %s", how, n, time.Since(began).Round(time.Millisecond))
@@ -129,7 +147,23 @@ func TestRestartAmongManyPods(t *testing.T) {
 				t.Errorf("container %s: before %v, after %v", id, was, now)
 			}
 		}
+		log.goesOn(m, "stream") // and no line of its log is missing, or there twice
 	}
+	t.Logf("with %d pods: ListContainerStats %s, ListPodSandboxStats %s (medians)", n,
+		median(t, func() error {
+			r, err := c.ListContainerStats(c.ctx, &cri.ListContainerStatsRequest{})
+			if err == nil && len(r.Stats) != n+1 {
+				err = fmt.Errorf("%d statistics", len(r.Stats))
+			}
+			return err
+		}),
+		median(t, func() error {
+			r, err := c.ListPodSandboxStats(c.ctx, &cri.ListPodSandboxStatsRequest{})
+			if err == nil && len(r.Stats) != n+1 {
+				err = fmt.Errorf("%d statistics", len(r.Stats))
+			}
+			return err
+		}))
 	rss, _ := exec.Command("ps", "-o", "rss=", "-p", fmt.Sprint(d.cmd.Process.Pid)).Output()
 	t.Logf("the daemon's RSS with %d pods: %s KiB", n, strings.TrimSpace(string(rss)))
 	c.disperse()

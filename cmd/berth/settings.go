@@ -164,6 +164,7 @@ func nodeConfig(l *config.Loaded, log *slog.Logger) node.Config {
 			MaxAge: l.Images.GCMaxAge.Duration, Period: imageGCPeriod,
 		},
 		Pinned: l.Images.Pinned, CDIDirs: l.CRI.CDIDirs, CRIU: l.Checkpoint.CRIU,
+		BlockIOConfig: l.Cgroup.BlockIOConfigFile, RDTConfig: l.Cgroup.RDTConfigFile,
 		NRI: node.NRI{Socket: l.NRI.Socket, Plugins: l.NRI.Plugins, PluginConfig: l.NRI.PluginConfig},
 		Streaming: streaming.Config{
 			Address: l.Streaming.Address, Advertise: l.Streaming.Advertise, IdleTimeout: l.Streaming.IdleTimeout.Duration,

@@ -100,6 +100,8 @@ func (c *checker) paths() {
 		}
 		c.absolute(key, path)
 	}
+	c.absolute("cgroup.blockio_config_file", c.l.Cgroup.BlockIOConfigFile)
+	c.absolute("cgroup.rdt_config_file", c.l.Cgroup.RDTConfigFile)
 	c.absolute("checkpoint.criu", c.l.Checkpoint.CRIU)
 	c.absolute("cri.socket", c.l.CRI.Socket)
 	for key, path := range map[string]string{

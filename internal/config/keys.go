@@ -170,6 +170,11 @@ type Cgroup struct {
 	// Cgroup above all pods that bring no parent of their own. Empty follows from the run folder: /berth
 	// for /run/berth.
 	Parent string `toml:"parent"`
+	// Files with classes of block I/O, and of Intel RDT, that annotations of pods and containers name
+	// (blockio.resources.beta.kubernetes.io/pod, rdt.resources.beta.kubernetes.io/pod and so on). The format is that
+	// of goresctrl, as for containerd and CRI-O. Empty knows no class. (docs/operating.md)
+	BlockIOConfigFile string `toml:"blockio_config_file"`
+	RDTConfigFile     string `toml:"rdt_config_file"`
 }
 
 // NRI is the Node Resource Interface: plugins that observe and adjust containers.

@@ -64,6 +64,8 @@ type Config struct {
 	Pinned []string
 	// CRIU is the path of the program that writes checkpoints; empty looks in PATH.
 	CRIU string
+	// BlockIOConfig and RDTConfig are files with classes for containers; empty knows none.
+	BlockIOConfig, RDTConfig string
 	// ImageGC is when the node's own kubelet removes images that no container uses.
 	ImageGC imagegc.Policy
 	// CDIDirs are the folders with descriptions of CDI devices; none means the standard's.

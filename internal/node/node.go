@@ -22,6 +22,7 @@ import (
 	"github.com/11f9778f/berth/internal/runtime"
 	"github.com/11f9778f/berth/internal/runtime/machine"
 	"github.com/11f9778f/berth/internal/runtime/nri"
+	"github.com/11f9778f/berth/internal/runtime/resclass"
 	"github.com/11f9778f/berth/internal/shim/client"
 	"github.com/11f9778f/berth/internal/sys"
 	"github.com/11f9778f/berth/internal/telemetry"
@@ -116,11 +117,15 @@ func (n *Node) open(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	classes, err := resclass.Load(n.cfg.BlockIOConfig, n.cfg.RDTConfig)
+	if err != nil {
+		return err
+	}
 	n.runtime, err = runtime.Open(ctx, runtime.Config{
 		Plugins: plugins,
 		RunDir:  n.cfg.Run, CgroupParent: n.cfg.Names.CgroupParent, Handlers: n.cfg.handlers(),
 		Images: machine.Images(store), Network: machine.Network(n.network), Shims: machine.Shims(n.shims), Kernel: machine.Kernel{}, LSM: &machine.LSM{}, CDIDirs: n.cfg.CDIDirs,
-		CRIU: n.cfg.CRIU, ScratchDir: filepath.Join(n.cfg.Root, "checkpoints"),
+		Classes: classes, CRIU: n.cfg.CRIU, ScratchDir: filepath.Join(n.cfg.Root, "checkpoints"),
 		Logger: n.cfg.Log,
 	})
 	if err != nil {

@@ -253,7 +253,7 @@ func (c *container) makeSpec(ctx context.Context, img Image, volumes map[int]str
 	b := specBuilder{
 		sandbox: c.sb.get(), container: st, image: img, who: who,
 		podDir: c.r.store.podDir(c.sb.id), oomAdj: c.r.oomAdj, volumes: volumes, lsm: c.r.cfg.LSM, cdiDirs: c.r.cfg.CDIDirs,
-		sources: &c.r.sources, handler: c.r.handler(c.sb.get().Spec.Handler),
+		sources: &c.r.sources, classes: c.r.cfg.Classes, handler: c.r.handler(c.sb.get().Spec.Handler),
 	}
 	if st.Spec.PID == NamespaceTarget {
 		if b.target, err = c.targetPid(); err != nil {

@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+
+	"github.com/11f9778f/berth/internal/runtime/resclass"
 )
 
 // Config is what a Runtime is made from. RunDir, Images, Network, Shims and Kernel must be set.
@@ -48,6 +50,8 @@ type Config struct {
 	// ScratchDir is a folder for checkpoints that are being made, as large as the containers' memory. Default
 	// RunDir/checkpoints.
 	ScratchDir string
+	// Classes may be nil: then the node has none.
+	Classes *resclass.Classes
 	// CDIDirs hold the descriptions of CDI devices. Default /etc/cdi and /var/run/cdi.
 	CDIDirs []string
 

@@ -14,6 +14,7 @@ import (
 
 	"github.com/11f9778f/berth/internal/engine"
 	"github.com/11f9778f/berth/internal/engine/seccomp"
+	"github.com/11f9778f/berth/internal/runtime/resclass"
 )
 
 // specBuilder turns a container's wishes into an OCI runtime spec. Beside the host's devices (for a
@@ -29,6 +30,7 @@ type specBuilder struct {
 	volumes   map[int]string // where image volumes are mounted, by the mount's number
 	lsm       LSM
 	cdiDirs   []string
+	classes   *resclass.Classes
 	sources   *sources
 	handler   Handler
 	rules     []specs.LinuxDeviceCgroup // for the devices that were asked for
@@ -212,6 +214,10 @@ func (b *specBuilder) resources() error {
 	l.Resources = b.container.Spec.Resources.OCI()
 	if devices != nil {
 		l.Resources.Devices = append(devices.Devices, l.Resources.Devices...)
+	}
+	own, pod := b.container.Spec, b.sandbox.Spec
+	if err := b.classes.Apply(b.out, own.Name, own.Annotations, pod.Annotations); err != nil {
+		return err
 	}
 	if b.container.Spec.Security.Privileged {
 		l.Resources.Devices = []specs.LinuxDeviceCgroup{{Allow: true, Access: "rwm"}}
