@@ -77,6 +77,7 @@ func fetch(path string) ([]byte, error) {
 // Exec runs a process in a container with the caller's streams, and returns when it has ended. When ctx
 // ends first, the process is killed.
 func (s *Shim) Exec(ctx context.Context, id, execID string, p *specs.Process, streams Streams) (*api.Exit, error) {
+	p = sized(ctx, p, streams.Resize)
 	if s.g.rec.Foreign {
 		return s.execForeign(ctx, id, execID, p, streams)
 	}
@@ -95,6 +96,30 @@ func (s *Shim) Exec(ctx context.Context, id, execID string, p *specs.Process, st
 		return nil, fmt.Errorf("exec in container %s: %w", id, err)
 	}
 	return exit, nil
+}
+
+// sizePatience is how long a process with a terminal waits for the terminal's size.
+const sizePatience = 100 * time.Millisecond
+
+// sized is p with the size that its terminal is to have, if that comes soon: clients send it beside their request, and a
+// program that looks at its terminal first thing should see it.
+func sized(ctx context.Context, p *specs.Process, sizes <-chan Size) *specs.Process {
+	if !p.Terminal || sizes == nil {
+		return p
+	}
+	late := time.NewTimer(sizePatience)
+	defer late.Stop()
+	select {
+	case s, ok := <-sizes:
+		if ok {
+			q := *p
+			q.ConsoleSize = &specs.Box{Width: uint(s.Width), Height: uint(s.Height)}
+			return &q
+		}
+	case <-late.C:
+	case <-ctx.Done():
+	}
+	return p
 }
 
 // Attach connects the caller's streams to the container's main process, until that ends (the exit is
