@@ -43,7 +43,7 @@ func TestEveryDependencyHasItsReason(t *testing.T) {
 // What the documents point to is there.
 func TestLinksOfTheDocumentsLeadSomewhere(t *testing.T) {
 	link := regexp.MustCompile(`\]\(([^)#:]+)\)`)
-	for _, doc := range []string{"README.md", "CONTRIBUTING.md", "SPECIFICATION.md", "docs/architecture.md", "docs/debugging.md", "docs/operating.md", "packaging/README.md", "docs/dependencies.md", "docs/decisions/README.md"} {
+	for _, doc := range []string{"README.md", "CONTRIBUTING.md", "SPECIFICATION.md", "docs/architecture.md", "docs/debugging.md", "docs/operating.md", "docs/networks.md", "packaging/README.md", "docs/dependencies.md", "docs/decisions/README.md"} {
 		b, err := os.ReadFile("../" + doc)
 		if err != nil {
 			t.Error(err)

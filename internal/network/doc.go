@@ -12,8 +12,8 @@
 //	         port
 //
 // The network is the built-in bridge: one Linux bridge on the host, a veth pair for each pod, addresses
-// out of a subnet, masquerade for what leaves it, host ports as elements of nftables maps. Nothing in
-// the Manager's face says "bridge", so that another kind of network can stand behind it.
+// out of a subnet, masquerade for what leaves it, host ports as elements of nftables maps. Network is the
+// face of it; the package cni has another network of the same face, made by CNI plugins. nettest is for tests.
 //
 // # Promises
 //
@@ -22,7 +22,8 @@
 //   - The record of what a sandbox owns is on disk before the kernel hears of it, and leaves the disk
 //     after the kernel has forgotten it. No address and no host port has two owners.
 //   - Whatever is made carries its owner's id (a pin's file name, a link's alias, a record's name), so
-//     that Inventory can tell whose it is and Repair can remove what has no living owner.
+//     that Inventory can tell whose it is and Repair can remove what has no living owner. What is made ahead
+//     is held by descriptors alone, and goes with the process.
 //   - The host's own configuration is left alone, but for what routing needs: forwarding is switched
 //     on, said so in the log, and left on, because others may have come to rely on it.
 //

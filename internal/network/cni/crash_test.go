@@ -40,6 +40,7 @@ func life(cfg Config) error {
 	if err != nil {
 		return err
 	}
+	<-n.retry.first // no plugin runs beside those of the pod's life, and outlives them
 	ctx := context.Background()
 	path, err := n.CreateNetNS(ctx, "life", nil)
 	if err != nil {

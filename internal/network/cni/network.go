@@ -26,11 +26,12 @@ import (
 type Network struct {
 	netns.Keeper
 
-	cfg     Config
-	log     *slog.Logger
-	records ledger
-	boot    string
-	lock    *os.File // held as long as the Network is open
+	cfg      Config
+	log      *slog.Logger
+	records  ledger
+	boot     string
+	patience time.Duration // for STATUS
+	lock     *os.File      // held as long as the Network is open
 
 	mu      sync.Mutex
 	subnets []netip.Prefix // for the capability ipRanges; from SetSubnets
@@ -59,7 +60,7 @@ func open(cfg Config) (*Network, error) {
 	}
 	n := &Network{
 		Keeper: netns.Keeper{Pins: netns.Dir(filepath.Join(cfg.RunDir, "netns"))},
-		cfg:    cfg, log: cfg.Logger, records: ledger(cfg.StateDir), boot: network.BootID(),
+		cfg:    cfg, log: cfg.Logger, records: ledger(cfg.StateDir), boot: network.BootID(), patience: statusTime,
 	}
 	folder := filepath.Join(cfg.RunDir, "network")
 	for _, dir := range []string{cfg.StateDir, folder, string(n.Pins)} {

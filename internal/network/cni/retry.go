@@ -11,8 +11,10 @@ import (
 // retry asks for DEL again where it was refused, and for sandboxes of an earlier boot, which nobody else knows.
 type retry struct {
 	poke chan struct{}
-	stop context.CancelFunc
-	done sync.WaitGroup
+	// first is closed when what an earlier daemon or boot left was asked for once, and GC too.
+	first chan struct{}
+	stop  context.CancelFunc
+	done  sync.WaitGroup
 }
 
 func (r *retry) wake() {
@@ -29,7 +31,7 @@ func (r *retry) end() {
 
 func (n *Network) startRetry() {
 	ctx, stop := context.WithCancel(context.Background())
-	n.retry = retry{poke: make(chan struct{}, 1), stop: stop}
+	n.retry = retry{poke: make(chan struct{}, 1), first: make(chan struct{}), stop: stop}
 	n.retry.done.Go(func() { n.keepTrying(ctx) })
 }
 
@@ -41,6 +43,7 @@ func (n *Network) keepTrying(ctx context.Context) {
 	if err := n.collect(ctx); err != nil && ctx.Err() == nil {
 		n.log.Warn("the CNI plugins could not be told which pods there are (GC)", "error", err)
 	}
+	close(n.retry.first)
 	for {
 		var again <-chan time.Time
 		if owed {

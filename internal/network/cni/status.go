@@ -46,9 +46,9 @@ func (n *Network) Ready(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, statusTime)
+	ctx, cancel := context.WithTimeout(ctx, n.patience)
 	defer cancel()
-	run := &runner{timeout: statusTime}
+	run := &runner{timeout: n.patience}
 	for _, p := range list.Plugins {
 		if _, err := run.FindInPath(p.Network.Type, n.cfg.BinDirs); err != nil {
 			return fmt.Errorf("network %s: %w", list.Name, err)
