@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -238,4 +239,59 @@ func refusedRestores(t *testing.T, c *counters, dir string, config *cri.PodSandb
 	for _, l := range logs {
 		os.Remove(l)
 	}
+}
+
+// A daemon that is killed between the creation of a container from a checkpoint and its start leaves it whole for the
+// next one, and takes half-made ones back; a restored container outlives daemon and shim as any other.
+func TestRestoreSurvivesDaemon(t *testing.T) {
+	needsCRIU(t)
+	m := newMachine(t)
+	d := m.criDaemon(nil)
+	c := newCounters(m, counting, "app")
+	archive := filepath.Join(m.dir, "app.tar")
+	m.eventually("it counts", func() bool { return c.count("app") > 2 })
+	if err := c.checkpoint(c.ids[0], archive, 60); err != nil {
+		t.Fatal(err)
+	}
+	again := func() {
+		d.signal(syscall.SIGKILL)
+		d.wait()
+		d = m.criDaemon(nil)
+		c.criClient = dialCRI(t, m.criSocket())
+	}
+	create := func(client criClient, name string) (string, error) {
+		config := proto.Clone(c.configs[0]).(*cri.ContainerConfig)
+		config.Metadata.Name, config.LogPath, config.Image.Image, config.Command = name, name+".log", archive, nil
+		made, err := client.CreateContainer(client.ctx, &cri.CreateContainerRequest{PodSandboxId: c.pod, SandboxConfig: c.config, Config: config})
+		return made.GetContainerId(), err
+	}
+	id, err := create(c.criClient, "later")
+	if err != nil {
+		t.Fatal(err)
+	}
+	go create(c.criClient, "never") // it may be made or not
+	again()
+	if _, err := c.StartContainer(c.ctx, &cri.StartContainerRequest{ContainerId: id}); err != nil {
+		t.Fatal(err)
+	}
+	m.eventually("it counts on", func() bool { return c.count("later") > c.first("later")+1 })
+	was := c.pid(id)
+	again()
+	if err := syscall.Kill(m.shimOf(c.pod).pid, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	last := c.count("later")
+	m.eventually("it counts on without daemon and shim of its start", func() bool { return c.count("later") > last+1 })
+	if now := c.pid(id); now != was {
+		t.Errorf("before %v, after %v", was, now)
+	}
+	if list, err := c.ListContainers(c.ctx, &cri.ListContainersRequest{}); err != nil || len(list.Containers) > 3 {
+		t.Errorf("%v, %v", list, err)
+	}
+	c.removePod(c.pod)
+	if left, _ := os.ReadDir(filepath.Join(m.root, "checkpoints")); len(left) > 0 {
+		t.Errorf("left in the scratch folder: %v", left)
+	}
+	m.clean()
+	stopCRI(m)
 }
