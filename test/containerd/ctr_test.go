@@ -27,7 +27,7 @@ func TestContainerd(t *testing.T) {
 		{"run", testRun}, {"stdin", testStdin}, {"terminal", testTerminal}, {"exec", testExec}, {"kill", testKill}, {"pause", testPause},
 		{"resources", testResources}, {"metrics", testMetrics}, {"attach", testAttach}, {"events", testEvents}, {"logs", testLogURIs},
 		{"options", testOptions}, {"namespaces", testNamespaces}, {"groups", testGroups}, {"image", testImage}, {"deadshim", testDeadShim},
-		{"bundle", testBundleVanishes}, {"bad", testBadContainers}, {"leftovers", testBackgroundProcess},
+		{"bundle", testBundleVanishes}, {"bad", testBadContainers}, {"leftovers", testBackgroundProcess}, {"checkpoint", testCheckpoint},
 	} {
 		t.Run(c.name, func(t *testing.T) { c.f(d.space(t)) })
 	}

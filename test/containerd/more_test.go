@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -23,6 +24,8 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/protobuf/types/known/anypb"
+
+	"github.com/11f9778f/berth/internal/engine/criu"
 )
 
 // api is containerd's own Tasks service, for what ctr has no command for.
@@ -259,4 +262,38 @@ func TestContainerdRestarts(t *testing.T) {
 			t.Fatalf("line %d of the log is %q", i+1, line)
 		}
 	}
+}
+
+// testCheckpoint: ctr keeps a running container as an image, and makes another one of that, which runs on.
+func testCheckpoint(s *space) {
+	if _, err := criu.Find(s.t.Context(), ""); err != nil {
+		s.t.Skipf("make criu: %v", err)
+	}
+	file := filepath.Join(s.dir, "image.tar")
+	if err := s.writeImage(file); err != nil {
+		s.t.Fatal(err)
+	}
+	s.must("images", "import", file)
+	const script = "echo mine >/tmp/file; i=0; while true; do i=$((i+1)); echo $i >/tmp/count; sleep 0.1; done"
+	s.must("run", "-d", "--null-io", "--runtime", "io.containerd.berth.v1", "test.local/box:1", "box", "sh", "-c", script)
+	count := func(id string) int {
+		out, _ := s.ctr("tasks", "exec", "--exec-id", "count", id, "cat", "/tmp/count")
+		n, _ := strconv.Atoi(strings.TrimSpace(out))
+		return n
+	}
+	s.until("it counts", func() bool { return count("box") > 3 })
+	s.must("containers", "checkpoint", "--rw", "--image", "--task", "box", "test.local/saved:1")
+	at := count("box")
+	s.until("it counts on", func() bool { return count("box") > at })
+	s.must("tasks", "kill", "-s", "KILL", "box")
+	s.until("it ends", func() bool { return s.status("box") == "STOPPED" })
+	s.must("tasks", "rm", "box")
+	s.must("containers", "rm", "box")
+	go s.ctr("containers", "restore", "--rw", "--live", "again", "test.local/saved:1") // it stays with the container
+	s.until("the restored one counts on", func() bool { return count("again") > 3 })
+	if out := s.must("tasks", "exec", "--exec-id", "e", "again", "cat", "/tmp/file"); out != "mine\n" {
+		s.t.Errorf("its file: %q", out)
+	}
+	s.must("tasks", "kill", "-s", "KILL", "again")
+	s.must("images", "rm", "--sync", "test.local/box:1", "test.local/saved:1")
 }
