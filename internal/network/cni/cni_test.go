@@ -346,6 +346,28 @@ func TestDelIsRetriedUntilAcknowledged(t *testing.T) {
 	nettest.Await(t, "the next daemon finishes it", func() bool { all, _ := n.List(ctx); return len(all) == 0 })
 }
 
+// A plugin that hangs at DEL keeps the others from nothing, though it uses up all of the caller's time.
+func TestHangingDel(t *testing.T) {
+	n := newNode(t)
+	n.settled()
+	n.pod("a")
+	n.calls()
+	n.set("second", "DEL", "hang")
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	defer cancel()
+	if err := n.Detach(ctx, "a"); err == nil {
+		t.Error("a plugin that hangs has acknowledged")
+	}
+	if said := n.said(); !slices.Contains(said, "fake DEL a") {
+		t.Errorf("calls: %q", said)
+	}
+	n.set("second", "DEL", "")
+	if err := n.Detach(context.Background(), "a"); err != nil {
+		t.Error(err)
+	}
+	n.RemoveNetNS(context.Background(), "a")
+}
+
 func TestAttachmentsOfAnEarlierBootAreDetached(t *testing.T) {
 	n := newNode(t)
 	n.pod("old")

@@ -278,6 +278,9 @@ func (n *Network) del(ctx context.Context, a *attachment) error {
 	}
 	var errs []error
 	for i := len(list.Plugins) - 1; i >= 0; i-- {
+		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+			ctx = context.WithoutCancel(ctx) // one that hangs has used up the caller's time: the others have their own
+		}
 		errs = append(errs, delPlugin(ctx, n.cfg.BinDirs, &runner{timeout: n.cfg.Timeout, witness: witness}, list, list.Plugins[i], result, conf))
 	}
 	return errors.Join(append(errs, failpoint.Here("network/cni/del/after"))...)
