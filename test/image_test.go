@@ -1,0 +1,68 @@
+package test
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+// The verbs on images with a registry, a mirror, an archive, a pod and a policy.
+func TestImageTraffic(t *testing.T) {
+	m, w := newMachine(t), newWarehouse(t)
+	certs, policy := filepath.Join(m.dir, "certs.d"), filepath.Join(m.dir, "policy.json")
+	if err := os.MkdirAll(filepath.Join(certs, "registry.example"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	m.file("certs.d/registry.example/hosts.toml", fmt.Sprintf("[host.%q]\n", "http://"+w.host))
+	m.file("policy.json", `{"default":[{"type":"insecureAcceptAnything"}]}`)
+	m.env = []string{"BERTH_CONFIG=" + m.file("config.toml", fmt.Sprintf("[images]\nregistry_dirs = [%q]\npolicy = %q\n", certs, policy))}
+	node := m.node()
+	const far = "registry.example/team/app:1"
+	near := w.host + "/team/app:1"
+
+	m.must("image", "tag", "berth.local/demo", near)
+	if out := m.must("image", "push", near).stdout; !strings.HasPrefix(out, w.host+"/team/app@sha256:") {
+		t.Errorf("push said %q", out)
+	}
+	for _, word := range []string{"http://" + w.host + "/v2/team/app/manifests/1?ns=registry.example (mirror)", "without credentials", "accepted without a signature"} {
+		if out := m.must("image", "explain", far).stdout; !strings.Contains(out, word) {
+			t.Errorf("explain does not say %q:\n%s", word, out)
+		}
+	}
+	m.must("image", "pull", far) // by the mirror: the registry itself does not exist
+	m.must("image", "pin", far)
+	archive := filepath.Join(m.dir, "app.tar")
+	m.must("image", "export", far, "-f", archive)
+	m.must("image", "rm", far)
+	if r := m.berth("image", "inspect", far); r.code == 0 || !strings.Contains(r.stderr, "not in the store") {
+		t.Errorf("inspect of a removed image: %d %s", r.code, r.stderr)
+	}
+	m.must("image", "import", archive)
+
+	file := m.file("pod.yaml", strings.ReplaceAll(pod("user", "terminationGracePeriodSeconds: 1\n", container("app", "demo", "show", "--wait", "1h")), "berth.local/demo:latest", far))
+	m.must("run", "-d", file)
+	var images []struct{ UsedBy []string }
+	if err := json.Unmarshal([]byte(m.must("image", "inspect", far).stdout), &images); err != nil || len(images) != 1 || strings.Join(images[0].UsedBy, "") != "container app of pod default/user" {
+		t.Errorf("inspect: %+v, %v", images, err)
+	}
+	m.must("image", "prune")
+	if out := m.must("image", "ls").stdout; !strings.Contains(out, far) {
+		t.Errorf("prune removed an image in use:\n%s", out)
+	}
+	m.must("rm", "user")
+
+	m.file("policy.json", `{"default":[{"type":"reject"}]}`)
+	refused(t, m, file, "image policy", "rejects "+far)
+	m.must("image", "prune")
+	if out := m.must("image", "ls", "-o", "json").stdout; strings.TrimSpace(out) != "[]" {
+		t.Errorf("prune left:\n%s", out)
+	}
+	node.signal(syscall.SIGTERM)
+	if r := node.wait(); r.code != 0 {
+		t.Errorf("the node ended with %d:\n%s", r.code, r.stderr)
+	}
+}
