@@ -4,10 +4,14 @@ import (
 	"context"
 	"os"
 	"path"
+	goruntime "runtime"
+	"slices"
 	"sort"
 	"strconv"
 	"strings"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 )
 
 // Finding is one thing on disk or in the kernel, and what became of it.
@@ -157,19 +161,18 @@ func repairOrder(kind string) int {
 	return 3
 }
 
-// inventory collects from every room.
+// inventory collects from every room, from all at the same time: a daemon that starts waits for it.
 func (r *Runtime) inventory(ctx context.Context) ([]Resource, error) {
-	var out []Resource
-	for _, room := range []func(context.Context) ([]Resource, error){
-		r.cfg.Network.Inventory, r.cfg.Shims.Inventory, r.cgroups, r.mounts, r.snapshots, r.folders,
-	} {
-		found, err := room(ctx)
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, found...)
+	rooms := []func(context.Context) ([]Resource, error){
+		r.cgroups, r.cfg.Network.Inventory, r.cfg.Shims.Inventory, r.mounts, r.snapshots, r.folders,
 	}
-	return out, nil
+	found := make([][]Resource, len(rooms))
+	g, ctx := errgroup.WithContext(ctx)
+	for i, room := range rooms {
+		g.Go(func() (err error) { found[i], err = room(ctx); return err })
+	}
+	err := g.Wait()
+	return slices.Concat(found...), err
 }
 
 // cgroups lists pods' and containers' cgroups below our parent and the processes in them.
@@ -187,26 +190,36 @@ func (r *Runtime) cgroups(ctx context.Context) ([]Resource, error) {
 			}
 		}
 	}
-	var out []Resource
-	for _, pod := range pods {
-		out = append(out, Resource{Kind: resCgroup, Name: pod, Owner: byPath[pod]})
-		children, err := k.Cgroups(ctx, pod)
+	found := make([][]Resource, len(pods))
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(goruntime.GOMAXPROCS(0))
+	for i, pod := range pods {
+		g.Go(func() (err error) { found[i], err = r.podCgroups(ctx, pod, byPath[pod]); return err })
+	}
+	err = g.Wait()
+	return slices.Concat(found...), err
+}
+
+// podCgroups lists a pod's cgroup and what is in it.
+func (r *Runtime) podCgroups(ctx context.Context, pod, owner string) ([]Resource, error) {
+	k := r.cfg.Kernel
+	out := []Resource{{Kind: resCgroup, Name: pod, Owner: owner}}
+	children, err := k.Cgroups(ctx, pod)
+	if err != nil {
+		return nil, err
+	}
+	for _, c := range children {
+		owner := path.Base(c)
+		if r.ownership(owner) == nobody {
+			owner = ""
+		}
+		out = append(out, Resource{Kind: resCgroup, Name: c, Owner: owner})
+		pids, err := k.Processes(ctx, c)
 		if err != nil {
 			return nil, err
 		}
-		for _, c := range children {
-			owner := path.Base(c)
-			if r.ownership(owner) == nobody {
-				owner = ""
-			}
-			out = append(out, Resource{Kind: resCgroup, Name: c, Owner: owner})
-			pids, err := k.Processes(ctx, c)
-			if err != nil {
-				return nil, err
-			}
-			for _, pid := range pids {
-				out = append(out, Resource{Kind: resProcess, Name: processName(pid), Owner: owner})
-			}
+		for _, pid := range pids {
+			out = append(out, Resource{Kind: resProcess, Name: processName(pid), Owner: owner})
 		}
 	}
 	return out, nil

@@ -165,13 +165,13 @@ func TestCreateEnablesControllers(t *testing.T) {
 	}
 }
 
-func TestListV2(t *testing.T) {
+func TestChildrenV2(t *testing.T) {
 	hs, _ := fakeV2(t, "cpu", "berth", "berth/pod1/a", "berth/pod1/b/inner", "berth/pod2", "other/x")
-	got, err := hs.List("/berth")
-	if want := []string{"/berth/pod1/a", "/berth/pod1/b/inner", "/berth/pod2"}; err != nil || !slices.Equal(got, want) {
+	got, err := hs.Children("/berth")
+	if want := []string{"/berth/pod1", "/berth/pod2"}; err != nil || !slices.Equal(got, want) {
 		t.Errorf("%v, %v; want %v", got, err, want)
 	}
-	if got, err := hs.List("/none"); err != nil || len(got) != 0 {
+	if got, err := hs.Children("/none"); err != nil || len(got) != 0 {
 		t.Errorf("%v, %v", got, err)
 	}
 }

@@ -111,40 +111,32 @@ func (g *Group) FD() (*os.File, error) {
 	return f, nil
 }
 
-// List returns the paths of the groups below parent, at any depth and in any of this machine's hierarchies,
-// that have no children themselves, sorted. A parent that does not exist has none.
-func List(parent string) ([]string, error) {
+// Children lists the groups directly below parent, in any hierarchy. A missing parent has none.
+func Children(parent string) ([]string, error) {
 	hs, err := Local()
 	if err != nil {
 		return nil, err
 	}
-	return hs.List(parent)
+	return hs.Children(parent)
 }
 
-// List lists leaf groups of these hierarchies; see the function List.
-func (hs *Hierarchies) List(parent string) ([]string, error) {
+// Children lists groups of these hierarchies; see the function Children.
+func (hs *Hierarchies) Children(parent string) ([]string, error) {
 	rel, err := clean(parent)
 	if err != nil {
 		return nil, err
 	}
-	leaf := map[string]bool{} // false: has children in some hierarchy
+	found := map[string]bool{}
 	for _, h := range hs.list {
-		if err := h.walk(rel, func(dir string, children []string) error {
-			was, seen := leaf[dir]
-			leaf[dir] = len(children) == 0 && (was || !seen)
-			return nil
-		}); err != nil {
+		children, err := h.dir.Subdirs(rel)
+		if err != nil && !gone(err) {
 			return nil, fmt.Errorf("list cgroups: %w", err)
 		}
-	}
-	delete(leaf, rel)
-	var list []string
-	for _, dir := range slices.Sorted(maps.Keys(leaf)) {
-		if leaf[dir] {
-			list = append(list, "/"+dir)
+		for _, name := range children {
+			found["/"+path.Join(rel, name)] = true
 		}
 	}
-	return list, nil
+	return slices.Sorted(maps.Keys(found)), nil
 }
 
 // walk calls f for dir and all directories below, a parent before its children. What vanishes

@@ -63,8 +63,8 @@ func TestLifecycle(t *testing.T) {
 			t.Errorf("%s: pids %v, %v", of.Path(), pids, err)
 		}
 	}
-	if leaves, err := List(top); err != nil || !slices.Equal(leaves, []string{g.Path()}) {
-		t.Errorf("List: %v, %v", leaves, err)
+	if children, err := Children(top); err != nil || !slices.Equal(children, []string{"/" + strings.Trim(pod.Path(), "/")}) {
+		t.Errorf("Children: %v, %v", children, err)
 	}
 	short, cancel := context.WithTimeout(context.Background(), 20*time.Millisecond)
 	defer cancel()

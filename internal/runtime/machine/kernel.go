@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -175,24 +174,7 @@ func (Kernel) Processes(_ context.Context, p string) ([]int, error) {
 
 // Cgroups lists the cgroups directly below parent.
 func (Kernel) Cgroups(_ context.Context, parent string) ([]string, error) {
-	leaves, err := cgroup.List(parent)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	var out []string
-	for _, l := range leaves {
-		rest, ok := strings.CutPrefix(l, strings.TrimSuffix(parent, "/")+"/")
-		if !ok {
-			continue
-		}
-		first, _, _ := strings.Cut(rest, "/")
-		out = append(out, path.Join(parent, first))
-	}
-	slices.Sort(out)
-	return slices.Compact(out), nil
+	return cgroup.Children(parent)
 }
 
 // PinNamespaces makes a user namespace and what belongs to it.

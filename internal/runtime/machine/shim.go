@@ -193,7 +193,7 @@ func (s *shim) Restores() bool { return s.c.Berth() != nil }
 
 // Tasks lists the sandbox's containers.
 func (s *shim) Tasks(ctx context.Context, sandboxID string) ([]runtime.TaskState, error) {
-	resp, err := s.c.Berth().List(ctx, &api.ListRequest{})
+	resp, err := s.c.Berth().List(ctx, &api.ListRequest{SandboxIds: []string{sandboxID}})
 	if err != nil {
 		return nil, native(err)
 	}

@@ -207,7 +207,9 @@ func (x *HelloResponse) GetStreamAddress() string {
 }
 
 type ListRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What belongs to these sandboxes; all if there are none.
+	SandboxIds    []string `protobuf:"bytes,1,rep,name=sandbox_ids,json=sandboxIds,proto3" json:"sandbox_ids,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -240,6 +242,13 @@ func (x *ListRequest) ProtoReflect() protoreflect.Message {
 // Deprecated: Use ListRequest.ProtoReflect.Descriptor instead.
 func (*ListRequest) Descriptor() ([]byte, []int) {
 	return file_shim_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *ListRequest) GetSandboxIds() []string {
+	if x != nil {
+		return x.SandboxIds
+	}
+	return nil
 }
 
 type ListResponse struct {
@@ -1824,8 +1833,10 @@ const file_shim_proto_rawDesc = "" +
 	"\n" +
 	"generation\x18\x03 \x01(\rR\n" +
 	"generation\x12%\n" +
-	"\x0estream_address\x18\x04 \x01(\tR\rstreamAddress\"\r\n" +
-	"\vListRequest\"~\n" +
+	"\x0estream_address\x18\x04 \x01(\tR\rstreamAddress\".\n" +
+	"\vListRequest\x12\x1f\n" +
+	"\vsandbox_ids\x18\x01 \x03(\tR\n" +
+	"sandboxIds\"~\n" +
 	"\fListResponse\x124\n" +
 	"\tsandboxes\x18\x01 \x03(\v2\x16.berth.shim.v1.SandboxR\tsandboxes\x128\n" +
 	"\n" +

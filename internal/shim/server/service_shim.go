@@ -40,11 +40,14 @@ func (v shimService) Hello(ctx context.Context, r *api.HelloRequest) (*api.Hello
 
 // List implements api.ShimService.
 func (v shimService) List(ctx context.Context, r *api.ListRequest) (*api.ListResponse, error) {
+	wanted := func(id string) bool { return len(r.SandboxIds) == 0 || slices.Contains(r.SandboxIds, id) }
 	resp := &api.ListResponse{}
 	v.s.mu.Lock()
 	boxes := make([]*sandbox, 0, len(v.s.sandboxes))
-	for _, b := range v.s.sandboxes {
-		boxes = append(boxes, b)
+	for id, b := range v.s.sandboxes {
+		if wanted(id) {
+			boxes = append(boxes, b)
+		}
 	}
 	v.s.mu.Unlock()
 	for _, b := range boxes {
@@ -59,7 +62,9 @@ func (v shimService) List(ctx context.Context, r *api.ListRequest) (*api.ListRes
 		resp.Sandboxes = append(resp.Sandboxes, m)
 	}
 	for _, t := range v.s.tasks() {
-		resp.Containers = append(resp.Containers, t.message())
+		if wanted(t.snapshot().SandboxID) {
+			resp.Containers = append(resp.Containers, t.message())
+		}
 	}
 	slices.SortFunc(resp.Sandboxes, func(a, b *api.Sandbox) int { return cmp.Compare(a.Id, b.Id) })
 	slices.SortFunc(resp.Containers, func(a, b *api.Container) int { return cmp.Compare(a.Id, b.Id) })
