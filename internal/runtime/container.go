@@ -40,14 +40,16 @@ type container struct {
 	life      context.Context // ends with the sandbox's, or when the container is told to stop
 	interrupt context.CancelFunc
 
-	mu      sync.Mutex
-	status  ContainerStatus
-	exited  chan struct{}  // closed when State becomes ContainerExited
-	killAt  time.Time      // while stopping: when patience ends
-	hurry   chan struct{}  // tells stop that killAt has changed
-	abort   func()         // interrupts the start that is in flight, if one is
-	oom     bool           // the kernel has killed a process of it for memory
-	process *specs.Process // of its bundle, once somebody has asked; not to be changed
+	mu     sync.Mutex
+	status ContainerStatus
+	exited chan struct{} // closed when State becomes ContainerExited
+	killAt time.Time     // while stopping: when patience ends
+	hurry  chan struct{} // tells stop that killAt has changed
+	abort  func()        // interrupts the start that is in flight, if one is
+	oom    bool          // the kernel has killed a process of it for memory
+	// oomReason says which.
+	oomReason string
+	process   *specs.Process // of its bundle, once somebody has asked; not to be changed
 }
 
 // containerRecord is what is kept on disk.

@@ -36,7 +36,7 @@ func (r *Runtime) hear(e ShimEvent) {
 	case ShimOOM:
 		if c := r.container(e.ContainerID); c != nil {
 			c.mu.Lock()
-			c.oom = true
+			c.oom, c.oomReason = true, e.Exit.Reason
 			c.mu.Unlock()
 			r.emit(ContainerOOM, c.sb, c.id)
 		}

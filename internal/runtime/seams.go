@@ -116,7 +116,7 @@ const (
 	ShimLost     ShimEventKind = "lost"     // there is no successor: its containers are gone
 )
 
-// ShimEvent is one report. Exit is set for ShimExit, Sandboxes for ShimReplaced and ShimLost.
+// ShimEvent is one report. Exit is set for ShimExit, of it the Reason for ShimOOM where the victim is known, Sandboxes for ShimReplaced and ShimLost.
 type ShimEvent struct {
 	Kind        ShimEventKind
 	ContainerID string

@@ -238,6 +238,7 @@ func (c *container) ended(x Exit) error {
 	}
 	c.mu.Lock()
 	oom := c.oom || x.OOMKilled
+	x.Reason = firstOf(x.Reason, c.oomReason)
 	c.mu.Unlock()
 	over := func(s *ContainerStatus) {
 		s.State, s.FinishedAt, s.ExitCode, s.Pid = ContainerExited, x.At, x.Code, 0

@@ -1,10 +1,12 @@
 package machine
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
 	"os"
+	"strings"
 	"time"
 
 	sandboxv1 "github.com/containerd/containerd/api/runtime/sandbox/v1"
@@ -293,7 +295,17 @@ func exitOf(x *api.Exit) runtime.Exit {
 	if x == nil {
 		return runtime.Exit{}
 	}
-	return runtime.Exit{Code: int(x.Code), At: timeOf(x.At), Unknown: x.Unknown, Reason: x.Reason, OOMKilled: x.OomKilled}
+	return runtime.Exit{
+		Code: int(x.Code), At: timeOf(x.At), Unknown: x.Unknown, Reason: cmp.Or(x.Reason, oomReason(x.OomVictims)), OOMKilled: x.OomKilled,
+	}
+}
+
+// oomReason says whom the OOM killer has ended.
+func oomReason(victims []string) string {
+	if len(victims) == 0 {
+		return ""
+	}
+	return "the kernel's OOM killer ended " + strings.Join(victims, ", ")
 }
 
 func timeOf(t *timestamppb.Timestamp) time.Time {

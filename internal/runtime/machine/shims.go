@@ -116,7 +116,7 @@ func (s *shims) translate() {
 			}
 			out.Exit = exitOf(e.Exit)
 		case e.Kind == client.EventOOM:
-			out.Kind = runtime.ShimOOM
+			out.Kind, out.Exit.Reason = runtime.ShimOOM, oomReason(e.Victims)
 		case e.Kind == client.EventShimReplaced || e.Kind == client.EventShimAnswers:
 			out.Kind, out.Sandboxes = runtime.ShimReplaced, s.owners(e.Group)
 		case e.Kind == client.EventShimLost && (e.Err != nil || s.foreign(e.Group)):

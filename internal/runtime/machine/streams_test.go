@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"sync"
@@ -14,6 +15,7 @@ import (
 	"time"
 
 	"github.com/11f9778f/berth/internal/runtime"
+	"github.com/11f9778f/berth/internal/sys"
 )
 
 // buffer is a Writer that a test may read while somebody writes.
@@ -170,7 +172,17 @@ func (d *daemon) checkLimits(t *testing.T, ctx context.Context, sb string) {
 		t.Errorf("%+v, %v", l, err)
 	}
 	eventually(t, "the hog is killed", func() bool { st, _ := d.rt.Container(c); return st.State == runtime.ContainerExited })
-	if st, _ := d.rt.Container(c); st.Reason != "OOMKilled" || st.ExitCode == 0 {
+	st, _ := d.rt.Container(c)
+	if st.Reason != "OOMKilled" || st.ExitCode == 0 {
 		t.Errorf("%s %d %s", st.Reason, st.ExitCode, st.Message)
+	}
+	told := false // the kernel tells of ten victims in five seconds, and of no more
+	err = sys.KernelLog(func(text string) {
+		told = told || strings.HasPrefix(text, "oom-kill:") && strings.Contains(text, st.CgroupPath)
+	})
+	if !told {
+		t.Log("the kernel does not tell of the victim: ", err)
+	} else if !regexp.MustCompile(`^the kernel's OOM killer ended .+ \(pid \d+\)`).MatchString(st.Message) {
+		t.Errorf("message %q", st.Message)
 	}
 }

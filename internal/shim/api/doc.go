@@ -17,6 +17,10 @@ const (
 	SchemeAttach = "attach://"
 )
 
+// FieldOOMVictims is a field that Berth's shim adds to containerd's TaskOOM event, which ignores it: repeated strings as
+// those of Exit.oom_victims.
+const FieldOOMVictims = 1000
+
 // AnnotationSandboxID is the annotation of a container's spec that names its sandbox, as all CRI runtimes
 // set it.
 const AnnotationSandboxID = "io.kubernetes.cri.sandbox-id"

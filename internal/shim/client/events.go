@@ -13,6 +13,7 @@ import (
 	eventsv1 "github.com/containerd/containerd/api/services/ttrpc/events/v1"
 	"github.com/containerd/containerd/api/types"
 	"github.com/containerd/ttrpc"
+	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/emptypb"
 
@@ -85,7 +86,7 @@ func translate(env *types.Envelope) (Event, bool) {
 		if !read(&m) {
 			return ev, false
 		}
-		ev.Kind, ev.ContainerID = EventOOM, m.ContainerID
+		ev.Kind, ev.ContainerID, ev.Victims = EventOOM, m.ContainerID, oomVictims(m.ProtoReflect().GetUnknown())
 	case "/tasks/start":
 		var m events.TaskStart
 		if !read(&m) {
@@ -108,6 +109,25 @@ func translate(env *types.Envelope) (Event, bool) {
 		return ev, false
 	}
 	return ev, ev.ContainerID != ""
+}
+
+// oomVictims reads what Berth's shim adds to the event.
+func oomVictims(fields []byte) (victims []string) {
+	for len(fields) > 0 {
+		number, kind, n := protowire.ConsumeTag(fields)
+		if n < 0 {
+			return nil
+		}
+		fields = fields[n:]
+		if n = protowire.ConsumeFieldValue(number, kind, fields); n < 0 {
+			return nil
+		}
+		if v, m := protowire.ConsumeString(fields); number == api.FieldOOMVictims && kind == protowire.BytesType && m > 0 {
+			victims = append(victims, v)
+		}
+		fields = fields[n:]
+	}
+	return victims
 }
 
 // pump is a channel with a buffer without bounds: producers never wait for the reader.

@@ -88,6 +88,8 @@ type Event struct {
 	Pid         int
 	// Exit is set for EventExit.
 	Exit *api.Exit
+	// Victims are the processes that the OOM killer has ended, for EventOOM, as far as the shim knows.
+	Victims []string
 	// Err is set for EventShimLost, if a successor could not be started.
 	Err error
 }

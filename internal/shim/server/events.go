@@ -12,11 +12,13 @@ import (
 	eventsv1 "github.com/containerd/containerd/api/services/ttrpc/events/v1"
 	"github.com/containerd/containerd/api/types"
 	"github.com/containerd/ttrpc"
+	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/11f9778f/berth/internal/engine"
+	"github.com/11f9778f/berth/internal/shim/api"
 )
 
 const (
@@ -172,7 +174,13 @@ func (p *publisher) execStarted(e *process) {
 }
 
 func (p *publisher) oom(t *task) {
-	p.publish("/tasks/oom", &events.TaskOOM{ContainerID: t.rec.ID})
+	m := &events.TaskOOM{ContainerID: t.rec.ID}
+	var more []byte
+	for _, v := range t.snapshot().OOMVictims {
+		more = protowire.AppendString(protowire.AppendTag(more, api.FieldOOMVictims, protowire.BytesType), v)
+	}
+	m.ProtoReflect().SetUnknown(more)
+	p.publish("/tasks/oom", m)
 }
 
 // exit reports the end of a process; id is the container's for its main process, else that of the exec.

@@ -86,6 +86,7 @@ func (t *task) message() *api.Container {
 	}
 	if status == api.TaskStopped && rec.Exit != nil {
 		m.Exit = exitMessage(*rec.Exit, rec.OOMKilled)
+		m.Exit.OomVictims = rec.OOMVictims
 	}
 	return m
 }

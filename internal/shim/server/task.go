@@ -36,6 +36,8 @@ type record struct {
 	StartedAt time.Time          `json:"startedAt,omitzero"`
 	Exit      *engine.ExitStatus `json:"exit,omitempty"`
 	OOMKilled bool               `json:"oomKilled,omitempty"`
+	// OOMVictims are the processes that the OOM killer has ended, as far as the kernel tells.
+	OOMVictims []string `json:"oomVictims,omitempty"`
 }
 
 // task is a container.
@@ -271,13 +273,14 @@ func (t *task) reportEnd() {
 	t.main.drain()
 	t.op.Lock() // a start in flight is reported first
 	defer t.op.Unlock()
-	oom := false
+	oom, victims := false, []string(nil)
 	if kills, err := t.c.OOMKills(); err == nil && kills > 0 {
 		oom = true
+		victims = t.s.oomVictims(t.rec.Engine.CgroupPath)
 	}
 	t.mu.Lock()
 	t.rec.Exit = &st
-	t.rec.OOMKilled = oom
+	t.rec.OOMKilled, t.rec.OOMVictims = oom, victims
 	gone := t.deleted
 	t.mu.Unlock()
 	if !gone {
