@@ -43,8 +43,9 @@ type spares struct {
 	done sync.WaitGroup
 }
 
-// rest is how long nobody must have asked for a namespace before one is made ahead.
-const rest = 50 * time.Millisecond
+// rest is how long nobody must have asked for a namespace before one is made ahead: a little longer than it takes to
+// start ten pods at once.
+const rest = 100 * time.Millisecond
 
 func (s *spares) take() *spare {
 	s.mu.Lock()
