@@ -128,6 +128,9 @@ func (c *Container) succeed(ctx context.Context, pid int) (*Container, error) {
 	}
 	pidfd := os.NewFile(uintptr(fd), "pidfd")
 	at, err := startTime(pid)
+	if err == nil && hasEnded(c.init.pidfd) {
+		err = errors.Join(errors.New("it was killed while it was being restored"), c.group.Kill(ctx))
+	}
 	if err != nil {
 		pidfd.Close()
 		return nil, err
@@ -146,4 +149,19 @@ func (c *Container) succeed(ctx context.Context, pid int) (*Container, error) {
 		state: st, spec: c.spec, group: c.group, filter: c.filter, rdt: c.rdt, scopes: c.scopes, log: c.log, hooked: c.hooked,
 		init: newProcess(pid, pidfd, true),
 	}, nil
+}
+
+// hasEnded tells whether the process behind pidfd has ended.
+func hasEnded(pidfd *os.File) bool {
+	conn, err := pidfd.SyscallConn()
+	if err != nil {
+		return true
+	}
+	ended := false
+	err = conn.Control(func(fd uintptr) {
+		poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+		n, perr := unix.Poll(poll, 0)
+		ended = perr == nil && n > 0
+	})
+	return err != nil || ended
 }

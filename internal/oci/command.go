@@ -86,7 +86,7 @@ func (a *app) run(ctx context.Context) error {
 	f.BoolVar(&a.debug, "debug", false, "log more")
 	f.BoolVar(&a.systemdCgroup, "systemd-cgroup", false, "make cgroups through systemd; cgroupsPath is slice:prefix:name")
 	f.StringVar(&a.rootless, "rootless", "auto", "true, false or auto: whether cgroups that may not be made are no error")
-	f.StringVar(&a.criu, "criu", "criu", "not used: there is no checkpoint")
+	f.StringVar(&a.criu, "criu", "criu", "the program that makes and restores checkpoints, version 4 or newer")
 	f.BoolVar(&a.version, "version", false, "print the version")
 	f.alias("v", "version")
 	rest, err := f.parse(a.Args, false)
@@ -163,13 +163,9 @@ func commands() []command {
 		{"events", "print statistics and out-of-memory events", "<container-id>", (*app).events},
 		{"spec", "write a config.json to begin with", "", (*app).spec},
 		{"features", "print what this runtime can do", "", (*app).features},
-		{"checkpoint", "not supported", "<container-id>", (*app).noCheckpoint},
-		{"restore", "not supported", "<container-id>", (*app).noCheckpoint},
+		{"checkpoint", "write what a running container is into a directory, by CRIU", "<container-id>", (*app).checkpoint},
+		{"restore", "make a container of a bundle and a checkpoint", "<container-id>", (*app).restore},
 	}
-}
-
-func (a *app) noCheckpoint(context.Context, []string) error {
-	return errors.New("checkpoint and restore are not supported by this runtime")
 }
 
 func (a *app) printVersion() {

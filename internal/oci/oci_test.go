@@ -171,7 +171,7 @@ func TestUsualMistakes(t *testing.T) {
 		{"create --bundle /nowhere ID", 1, "config.json not found"},
 		{"create --pid-file /nowhere/x ID", 1, "pid file"},
 		{"create --console-socket /nowhere ID", 1, "cannot use console socket"},
-		{"checkpoint ID", 1, "not supported"},
+		{"checkpoint --image-path /tmp/nowhere ID", 1, ""},
 		{"create ID", 0, ""},
 		{"create ID", 1, "container with given ID already exists"},
 		{"resume ID", 1, "container not paused"},
