@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -48,6 +49,11 @@ func measureDensity(ctx context.Context, targets []*target, network string, coun
 	for _, t := range targets {
 		if t.daemon == nil {
 			continue
+		}
+		if t.handler != "" {
+			// containerd tells no statistics of a pod without a cgroup, which the kubelet makes.
+			t.cgroupParent = "/" + filepath.Base(t.daemon.folder())
+			defer removeGroups(t.cgroupParent)
 		}
 		d := &density{t: t, network: network}
 		err := d.measure(ctx, counts)

@@ -133,8 +133,9 @@ func (c *containerd) folder() string { return c.dir }
 // halt implements daemon.
 func (c *containerd) halt() error {
 	c.cmd.Process.Signal(syscall.SIGTERM)
-	c.cmd.Wait() // it ends with an error at every SIGTERM
-	return os.Remove(filepath.Join(c.dir, "c.sock"))
+	c.cmd.Wait()                              // it ends with an error at every SIGTERM
+	os.Remove(filepath.Join(c.dir, "c.sock")) // if it has not done so itself
+	return nil
 }
 
 func (c *containerd) importImages(ctx context.Context) error {

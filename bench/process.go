@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -18,6 +19,17 @@ type daemon interface {
 	// halt ends it, and its pods run on; begin starts it again.
 	halt() error
 	begin() error
+}
+
+// removeGroups removes the empty cgroups of pods below a parent of the benchmark's own, and the parent.
+func removeGroups(parent string) {
+	for _, deep := range []string{"/*/*", "/*", ""} {
+		dirs, _ := filepath.Glob("/sys/fs/cgroup/*" + parent + deep)
+		more, _ := filepath.Glob("/sys/fs/cgroup" + parent + deep)
+		for _, dir := range append(dirs, more...) {
+			syscall.Rmdir(dir) // files, and what is not empty, stay
+		}
+	}
 }
 
 // usage is a process's memory, in MiB.

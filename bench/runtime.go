@@ -22,6 +22,7 @@ type target struct {
 	rt            cri.RuntimeServiceClient
 	image         string
 	daemon        daemon       // nil if it is not ours
+	cgroupParent  string       // of pods' cgroups; "" leaves it to the runtime
 	count         atomic.Int64 // of pods, for their names
 }
 
@@ -91,6 +92,9 @@ func (r *target) start(ctx context.Context, network string, s *samples) (*pod, e
 			NamespaceOptions: &cri.NamespaceOption{Network: cri.NamespaceMode_POD, Pid: cri.NamespaceMode_CONTAINER, Ipc: cri.NamespaceMode_POD},
 			Seccomp:          &cri.SecurityProfile{ProfileType: cri.SecurityProfile_RuntimeDefault},
 		}},
+	}
+	if r.cgroupParent != "" {
+		sandbox.Linux.CgroupParent = r.cgroupParent + "/" + name
 	}
 	if network == "host" {
 		sandbox.Hostname = ""
