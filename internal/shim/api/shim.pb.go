@@ -642,10 +642,6 @@ type CreateOptions struct {
 	// foreign: another project's shim runs the container, and this one keeps its FIFOs (stdin, stdout and stderr in
 	// the bundle), its log and its attached clients. There is no process to start; End ends it.
 	Foreign bool `protobuf:"varint,3,opt,name=foreign,proto3" json:"foreign,omitempty"`
-	// log_max_size is the length in bytes from which on the shim itself rotates the container's log; 0 leaves that to
-	// others. log_max_files is how many files stay then, the present one among them (0 means 5).
-	LogMaxSize  int64 `protobuf:"varint,4,opt,name=log_max_size,json=logMaxSize,proto3" json:"log_max_size,omitempty"`
-	LogMaxFiles int32 `protobuf:"varint,5,opt,name=log_max_files,json=logMaxFiles,proto3" json:"log_max_files,omitempty"`
 	// criu is the absolute path of the CRIU that Start restores the request's checkpoint with; "" is the one in the
 	// shim's PATH.
 	Criu          string `protobuf:"bytes,6,opt,name=criu,proto3" json:"criu,omitempty"`
@@ -702,20 +698,6 @@ func (x *CreateOptions) GetForeign() bool {
 		return x.Foreign
 	}
 	return false
-}
-
-func (x *CreateOptions) GetLogMaxSize() int64 {
-	if x != nil {
-		return x.LogMaxSize
-	}
-	return 0
-}
-
-func (x *CreateOptions) GetLogMaxFiles() int32 {
-	if x != nil {
-		return x.LogMaxFiles
-	}
-	return 0
 }
 
 func (x *CreateOptions) GetCriu() string {
@@ -1878,16 +1860,13 @@ const file_shim_proto_rawDesc = "" +
 	"started_at\x18\n" +
 	" \x01(\v2\x1a.google.protobuf.TimestampR\tstartedAt\x12\x18\n" +
 	"\aadopted\x18\v \x01(\bR\aadopted\x12\x16\n" +
-	"\x06cgroup\x18\f \x01(\tR\x06cgroup\"\xc1\x01\n" +
+	"\x06cgroup\x18\f \x01(\tR\x06cgroup\"{\n" +
 	"\rCreateOptions\x12\x1d\n" +
 	"\n" +
 	"sandbox_id\x18\x01 \x01(\tR\tsandboxId\x12\x1d\n" +
 	"\n" +
 	"stdin_once\x18\x02 \x01(\bR\tstdinOnce\x12\x18\n" +
-	"\aforeign\x18\x03 \x01(\bR\aforeign\x12 \n" +
-	"\flog_max_size\x18\x04 \x01(\x03R\n" +
-	"logMaxSize\x12\"\n" +
-	"\rlog_max_files\x18\x05 \x01(\x05R\vlogMaxFiles\x12\x12\n" +
+	"\aforeign\x18\x03 \x01(\bR\aforeign\x12\x12\n" +
 	"\x04criu\x18\x06 \x01(\tR\x04criu\"'\n" +
 	"\x11CheckpointOptions\x12\x12\n" +
 	"\x04criu\x18\x01 \x01(\tR\x04criu\"\x89\x02\n" +
