@@ -149,9 +149,12 @@ $(CNI_STAMP):
 	  $(foreach p,$(addprefix main/,bridge loopback ptp macvlan) ipam/host-local $(addprefix meta/,portmap firewall bandwidth),github.com/containernetworking/plugins/plugins/$(p)@$(CNI_PLUGINS)) \
 	  && touch $@ || echo "the CNI plugins could not be built: the tests with them will be skipped"
 
-# gVisor as a RuntimeClass handler: not part of make test, which runs its test if it is there. Its shim insists on a
-# lower OOM score for itself, which needs CAP_SYS_RESOURCE: for the test it is built without.
-.PHONY: gvisor
+# gVisor as a RuntimeClass handler: not part of make test. Its shim insists on a lower OOM score for itself, which needs
+# CAP_SYS_RESOURCE: for the test it is built without.
+.PHONY: gvisor test-gvisor
+test-gvisor: gvisor build ## pods in gVisor
+	BERTH_TEST_GVISOR=1 go test -count=1 -v -run TestForeignShim/gvisor ./internal/runtime/machine
+
 GVISOR := v0.0.0-20260905035102-160fafc42237
 gvisor: .cache/gvisor/bin/$(GVISOR) ## runsc and its shim from the Go proxy, some four minutes
 .cache/gvisor/bin/$(GVISOR):

@@ -40,6 +40,9 @@ func foreignPlace(t testing.TB, oci string) place {
 
 // gvisorPlace is one with gVisor's shim.
 func gvisorPlace(t testing.TB) place {
+	if os.Getenv("BERTH_TEST_GVISOR") == "" {
+		t.Skip("gVisor's part is make test-gvisor's")
+	}
 	runsc, shim := built(t, "gvisor", ".cache/gvisor/bin/runsc"), built(t, "gvisor", ".cache/gvisor/bin/containerd-shim-runsc-v1")
 	p := newPlace(t)
 	file := filepath.Join(p.Dir, "runsc.toml")
