@@ -28,10 +28,11 @@ func release(t *testing.T, dir string) {
 	}
 }
 
-// outdated tells whether a process executes a file that is not at its path any more.
+// outdated tells whether a process executes a file that is not at its path any more, or is about to execute another:
+// for a moment its first thread is a zombie then, and has no file.
 func outdated(p process) bool {
-	exe, _ := os.Readlink(fmt.Sprintf("/proc/%d/exe", p.pid))
-	return strings.HasSuffix(exe, " (deleted)")
+	exe, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", p.pid))
+	return err != nil || strings.HasSuffix(exe, " (deleted)")
 }
 
 // keepers are the shims that keep pods: all but the spare one.
