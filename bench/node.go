@@ -5,18 +5,18 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
 	"syscall"
-	"time"
 
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
+
+	"github.com/11f9778f/berth/test/stock"
 )
 
 // imageName is what the benchmark's own image is called.
@@ -73,24 +73,11 @@ func (n *node) begin() error {
 	if err := n.cmd.Start(); err != nil {
 		return err
 	}
-	if err := answers(filepath.Join(n.dir, "run", "cri.sock")); err != nil {
+	if err := stock.Await(filepath.Join(n.dir, "run", "cri.sock"), nil); err != nil {
 		b, _ := os.ReadFile(n.log.Name())
 		return fmt.Errorf("the node does not answer: %w\n%s", err, b)
 	}
 	return nil
-}
-
-// answers waits until somebody listens.
-func answers(socket string) error {
-	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(time.Millisecond) {
-		conn, err := net.Dial("unix", socket)
-		if err == nil {
-			return conn.Close()
-		}
-		if time.Now().After(deadline) {
-			return err
-		}
-	}
 }
 
 func (n *node) pid() int       { return n.cmd.Process.Pid }

@@ -13,6 +13,7 @@ import (
 	"syscall"
 
 	"github.com/11f9778f/berth/internal/engine/pause"
+	"github.com/11f9778f/berth/test/stock"
 )
 
 // containerd is a stock containerd of the benchmark's own, with its runc shim over runc and over crun. Both are measured
@@ -26,37 +27,6 @@ type containerd struct {
 }
 
 const pauseName = "berth.local/pause:latest"
-
-const containerdConfig = `version = 3
-root = "%[1]s/root"
-state = "%[1]s/run"
-[grpc]
-  address = "%[1]s/c.sock"
-[ttrpc]
-  address = "%[1]s/c.sock.ttrpc"
-[plugins."io.containerd.nri.v1.nri"]
-  disable = true
-[plugins."io.containerd.cri.v1.images".pinned_images]
-  sandbox = "` + pauseName + `"
-[plugins."io.containerd.cri.v1.runtime"]
-  disable_apparmor = true
-  restrict_oom_score_adj = true
-[plugins."io.containerd.cri.v1.runtime".cni]
-  bin_dirs = ["%[2]s"]
-  conf_dir = "%[1]s/net.d"
-`
-
-const containerdHandler = `[plugins."io.containerd.cri.v1.runtime".containerd.runtimes.%[1]s]
-  runtime_type = "io.containerd.runc.v2"
-[plugins."io.containerd.cri.v1.runtime".containerd.runtimes.%[1]s.options]
-  BinaryName = "%[2]s"
-`
-
-const cniConfig = `{"cniVersion": "1.0.0", "name": "%[1]s", "plugins": [
-  {"type": "bridge", "bridge": "%[1]s", "isGateway": true, "ipMasq": true, "ipMasqBackend": "nftables",
-   "ipam": {"type": "host-local", "dataDir": "%[2]s/run/ipam", "ranges": [[{"subnet": "10.214.0.0/16"}]], "routes": [{"dst": "0.0.0.0/0"}]}},
-  {"type": "portmap", "backend": "nftables", "capabilities": {"portMappings": true}}]}
-`
 
 // startContainerd starts the containerd whose programs are in bin, and whose CNI plugins are in the folder cni beside it.
 func startContainerd(ctx context.Context, bin string, engines map[string]string) (_ *containerd, err error) {
@@ -76,21 +46,19 @@ func startContainerd(ctx context.Context, bin string, engines map[string]string)
 	if err := mountRun(filepath.Join(dir, "run")); err != nil {
 		return nil, err
 	}
-	config := fmt.Sprintf(containerdConfig, dir, filepath.Join(filepath.Dir(bin), "cni"))
+	own := stock.Containerd{
+		Dir: dir, Plugins: filepath.Join(filepath.Dir(bin), "cni"), Bridge: c.bridge, Subnet: "10.214.0.0/16", Pause: pauseName,
+	}
 	for _, name := range []string{"runc", "crun"} {
 		if path, err := exec.LookPath(engines[name]); err == nil {
-			config += fmt.Sprintf(containerdHandler, name, path)
+			own.Handlers = append(own.Handlers, stock.Handler{Name: name, Type: "io.containerd.runc.v2", Binary: path})
 			c.handlers = append(c.handlers, name)
 		}
 	}
 	if len(c.handlers) == 0 {
 		return nil, fmt.Errorf("neither %s nor %s is here", engines["runc"], engines["crun"])
 	}
-	if err := errors.Join(
-		os.Mkdir(filepath.Join(dir, "net.d"), 0o755),
-		os.WriteFile(filepath.Join(dir, "config.toml"), []byte(config), 0o644),
-		os.WriteFile(filepath.Join(dir, "net.d/10.conflist"), fmt.Appendf(nil, cniConfig, c.bridge, dir), 0o644),
-	); err != nil {
+	if _, err := own.Write(); err != nil {
 		return nil, err
 	}
 	if c.log, err = os.Create(filepath.Join(dir, "log")); err != nil {
@@ -120,7 +88,7 @@ func (c *containerd) begin() error {
 	if err := c.cmd.Start(); err != nil {
 		return err
 	}
-	if err := answers(filepath.Join(c.dir, "c.sock")); err != nil {
+	if err := stock.Await(filepath.Join(c.dir, "c.sock"), nil); err != nil {
 		b, _ := os.ReadFile(c.log.Name())
 		return fmt.Errorf("containerd does not answer: %w\n%s", err, b)
 	}

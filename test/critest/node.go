@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -15,6 +14,8 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/11f9778f/berth/test/stock"
 )
 
 // node is a berth node of this program's own.
@@ -49,15 +50,10 @@ func startNode(ctx context.Context, berth, dir string, env []string) (*node, err
 		return nil, err
 	}
 	go func() { n.ended <- n.cmd.Wait() }()
-	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(5 * time.Millisecond) {
-		if conn, err := net.Dial("unix", n.socket()); err == nil {
-			conn.Close()
-			return n, nil
-		}
-		if time.Now().After(deadline) || ctx.Err() != nil {
-			return nil, errors.Join(errors.New("the node does not answer"), n.stop(true))
-		}
+	if err := stock.Await(n.socket(), ctx.Done()); err != nil {
+		return nil, errors.Join(errors.New("the node does not answer"), n.stop(true))
 	}
+	return n, nil
 }
 
 func (n *node) command(args ...string) *exec.Cmd {
