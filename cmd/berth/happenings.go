@@ -219,7 +219,8 @@ func (s *session) followLog(ctx context.Context, p podName, container string, st
 }
 
 // stamped takes lines that begin with a time and gives them on, without the time unless it is to be
-// kept. After resume it drops the lines that it has had already.
+// kept. After resume, the stream begins at the last time again, and it drops the lines that it has had already.
+// Times may go back, with the machine's clock.
 type stamped struct {
 	lines
 	give func([]byte)
@@ -246,14 +247,12 @@ func (w *stamped) take(b []byte) {
 	case err != nil: // the rest of a line that was too long
 		w.give(b)
 		return
-	case at.Before(w.last):
-		return
 	case at.Equal(w.last) && w.repeat > 0:
 		w.repeat--
 		return
 	case at.Equal(w.last):
 		w.same++
-	default:
+	case at.After(w.last):
 		w.last, w.same, w.repeat = at, 1, 0
 	}
 	if w.keep {

@@ -82,16 +82,18 @@ func (l *Log) Close() error {
 	return err
 }
 
-// write appends records. intent is called first, with the file's inode and size, under the lock that keeps
-// other streams from writing in between.
-func (l *Log) write(records []byte, intent func(ino uint64, size int64)) {
+// write appends the records that encode makes of the time. intent is called before they are written, with the file's inode
+// and size. All of it is under the lock that keeps other streams from writing in between, so that the stamps of a
+// log's records follow each other.
+func (l *Log) write(encode func(now time.Time) (records []byte), intent func(ino uint64, size int64)) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.file == nil {
-		return
-	}
-	if l.lost > 0 {
+	if l.file != nil && l.lost > 0 {
 		l.noteLoss()
+	}
+	records := encode(l.now())
+	if l.file == nil || len(records) == 0 {
+		return
 	}
 	ino, size, err := sys.Inode(l.file)
 	if err == nil {

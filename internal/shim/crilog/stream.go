@@ -7,6 +7,7 @@ import (
 	"os"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/11f9778f/berth/internal/sys"
 )
@@ -251,18 +252,20 @@ func (s *Stream) flush(fresh int, final bool) {
 		defer s.src.Tap(data[len(data)-fresh:])
 	}
 	for at := 0; at < len(data); {
-		enc, n := encode(b.enc[:0], data[at:], s.src.Name, s.log.now(), final, encodeLimit)
-		b.enc = enc
+		n := 0
+		s.log.write(func(now time.Time) []byte {
+			b.enc, n = encode(b.enc[:0], data[at:], s.src.Name, now, final, encodeLimit)
+			return b.enc
+		}, func(ino uint64, size int64) {
+			if s.spool != nil {
+				// A spool that can't be written any more (its disk is full) costs the promise, not the line.
+				_ = s.spool.announce(s.spool.logged+int64(n), ino, size, int64(len(b.enc)))
+			}
+		})
 		if n == 0 {
 			break
 		}
 		at += n
-		s.log.write(enc, func(ino uint64, size int64) {
-			if s.spool != nil {
-				// A spool that can't be written any more (its disk is full) costs the promise, not the line.
-				_ = s.spool.announce(s.spool.logged+int64(n), ino, size, int64(len(enc)))
-			}
-		})
 		if s.spool != nil {
 			s.spool.logged += int64(n)
 		} else {

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -209,7 +210,7 @@ func TestSettle(t *testing.T) {
 			sp.f.WriteAt([]byte("finished\nnext"), sp.end)
 			if c.written >= 0 {
 				enc, n := encode(nil, []byte("unfinished\n"), Stdout, time.Now(), false, 1<<20)
-				f.log.write(enc[:min(c.written, len(enc))], func(ino uint64, size int64) {
+				f.log.write(func(time.Time) []byte { return enc[:min(c.written, len(enc))] }, func(ino uint64, size int64) {
 					sp.announce(sp.logged+int64(n), ino, size, int64(len(enc)))
 				})
 			} else {
@@ -352,4 +353,38 @@ func BenchmarkStream(b *testing.B) {
 	}
 	w.Close()
 	<-s.Done()
+}
+
+// The stamps of what several streams write follow each other: readers go by them.
+func TestStampsFollowEachOther(t *testing.T) {
+	l, err := Open(filepath.Join(t.TempDir(), "log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	var both sync.WaitGroup
+	for _, name := range []string{Stdout, Stderr} {
+		both.Go(func() {
+			for range 5000 {
+				l.write(func(now time.Time) []byte {
+					b, _ := encode(nil, []byte("x\n"), name, now, false, 1<<20)
+					return b
+				}, func(uint64, int64) {})
+			}
+		})
+	}
+	both.Wait()
+	b, err := os.ReadFile(l.Path())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var last time.Time
+	for line := range bytes.Lines(b) {
+		stamp, _, _ := bytes.Cut(line, []byte(" "))
+		at, err := time.Parse(time.RFC3339Nano, string(stamp))
+		if err != nil || at.Before(last) {
+			t.Fatalf("%q after %s: %v", line, last, err)
+		}
+		last = at
+	}
 }
