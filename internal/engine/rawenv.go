@@ -19,19 +19,27 @@ func KeepRawEnv(s *specs.Spec) {
 	if s.Process == nil {
 		return
 	}
-	var raw strings.Builder
-	for _, kv := range s.Process.Env {
-		if !utf8.ValidString(kv) {
-			raw.WriteString(kv + "\x00")
-		}
-	}
-	if raw.Len() == 0 {
+	raw := RawEnv(s.Process)
+	if len(raw) == 0 {
 		return
 	}
 	if s.Annotations == nil {
 		s.Annotations = map[string]string{}
 	}
-	s.Annotations[rawEnv] = base64.StdEncoding.EncodeToString([]byte(raw.String()))
+	s.Annotations[rawEnv] = base64.StdEncoding.EncodeToString([]byte(strings.Join(raw, "\x00") + "\x00"))
+}
+
+// RawEnv are the variables of a process that are no UTF-8.
+func RawEnv(p *specs.Process) (raw []string) {
+	if p == nil {
+		return nil
+	}
+	for _, kv := range p.Env {
+		if !utf8.ValidString(kv) {
+			raw = append(raw, strings.Clone(kv)) // nobody keeps the whole text that it is a part of
+		}
+	}
+	return raw
 }
 
 // restoreRawEnv undoes what JSON did to the variables of KeepRawEnv.
@@ -62,14 +70,9 @@ func restoreRawEnv(s *specs.Spec) error {
 // MendEnv undoes what JSON did to the variables of a process that is to run in a container of the spec and has the
 // container's environment: one that reads as a variable of the container's that is no UTF-8 is that variable.
 func MendEnv(container *specs.Process, p *specs.Process) {
-	if container == nil {
-		return
-	}
 	raw := map[string]string{}
-	for _, kv := range container.Env {
-		if !utf8.ValidString(kv) {
-			raw[asJSON(kv)] = kv
-		}
+	for _, kv := range RawEnv(container) {
+		raw[asJSON(kv)] = kv
 	}
 	if len(raw) == 0 {
 		return

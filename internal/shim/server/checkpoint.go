@@ -134,9 +134,9 @@ func tracedByCRIU(status []byte) bool {
 	return false
 }
 
-// checkpointed is what a checkpoint needs of the spec of a container that runs.
-func checkpointed(spec *specs.Spec) *specs.Spec {
-	kept := &specs.Spec{Mounts: spec.Mounts}
+// kept is what a checkpoint and an exec need of the spec of a container that runs.
+func kept(spec *specs.Spec) *specs.Spec {
+	kept := &specs.Spec{Mounts: spec.Mounts, Process: &specs.Process{Env: engine.RawEnv(spec.Process)}}
 	if spec.Linux != nil {
 		kept.Linux = &specs.Linux{Namespaces: spec.Linux.Namespaces}
 	}

@@ -101,7 +101,7 @@ func (s *Server) adopt(ctx context.Context, rec record) error {
 	if err != nil {
 		return err
 	}
-	t.spec = checkpointed(spec)
+	t.spec = kept(spec)
 	c, err := s.cfg.Engine.Adopt(ctx, rec.Engine, spec, engine.AdoptOptions{
 		PidFD: s.inherit(rec.ID + "/pidfd"), Console: s.inherit(rec.ID + "/console"),
 	})

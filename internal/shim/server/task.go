@@ -55,7 +55,7 @@ type task struct {
 	mu      sync.Mutex
 	rec     record
 	c       Container   // nil until created
-	spec    *specs.Spec // once created, what a checkpoint needs of it
+	spec    *specs.Spec // once created, what a checkpoint and an exec need of it
 	main    *process
 	execs   map[string]*process
 	adopted bool
@@ -166,7 +166,7 @@ func (t *task) create(ctx context.Context, rootfs []engine.Mount) (err error) {
 	if err != nil {
 		return err
 	}
-	t.spec = checkpointed(t.spec)
+	t.spec = kept(t.spec)
 	if err := failpoint.Here("shim/create/made"); err != nil {
 		return errors.Join(err, c.Delete(context.WithoutCancel(ctx)))
 	}
