@@ -151,7 +151,10 @@ $(CNI_STAMP):
 
 # gVisor as a RuntimeClass handler: not part of make test. Its shim insists on a lower OOM score for itself, which needs
 # CAP_SYS_RESOURCE: for the test it is built without.
-.PHONY: gvisor test-gvisor
+.PHONY: gvisor test-gvisor test-foreign
+test-foreign: build containerd ## all that a pod in containerd's runc shim can do
+	BERTH_TEST_FOREIGN=1 go test -count=1 -v -timeout 5m -run 'TestForeignShim$$' ./internal/runtime/machine
+
 test-gvisor: gvisor build ## pods in gVisor
 	BERTH_TEST_GVISOR=1 go test -count=1 -v -run TestForeignShim/gvisor ./internal/runtime/machine
 

@@ -77,10 +77,10 @@ func fetch(path string) ([]byte, error) {
 // Exec runs a process in a container with the caller's streams, and returns when it has ended. When ctx
 // ends first, the process is killed.
 func (s *Shim) Exec(ctx context.Context, id, execID string, p *specs.Process, streams Streams) (*api.Exit, error) {
-	p = sized(ctx, p, streams.Resize)
 	if s.g.rec.Foreign {
 		return s.execForeign(ctx, id, execID, p, streams)
 	}
+	p = sized(ctx, p, streams.Resize)
 	spec, err := json.Marshal(p)
 	if err != nil {
 		return nil, fmt.Errorf("exec in container %s: %w", id, err)
