@@ -57,15 +57,11 @@ func (a *app) checkpoint(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	e, err := a.store().openLocked(ctx, id)
+	e, status, err := a.store().openWithStatus(ctx, id)
 	if err != nil {
 		return err
 	}
 	defer e.release()
-	status, err := e.status()
-	if err != nil {
-		return err
-	}
 	if status != specs.StateRunning && status != engine.StatusPaused {
 		return errNotRunning
 	}

@@ -34,15 +34,11 @@ func (a *app) change(ctx context.Context, command string, args []string, do func
 	if err != nil {
 		return err
 	}
-	e, err := a.store().openLocked(ctx, id)
+	e, status, err := a.store().openWithStatus(ctx, id)
 	if err != nil {
 		return err
 	}
 	defer e.release()
-	status, err := e.status()
-	if err != nil {
-		return err
-	}
 	c, err := e.adopt(ctx)
 	if err != nil {
 		return err

@@ -17,15 +17,11 @@ func (a *app) start(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	e, err := a.store().openLocked(ctx, id)
+	e, status, err := a.store().openWithStatus(ctx, id)
 	if err != nil {
 		return err
 	}
 	defer e.release()
-	status, err := e.status()
-	if err != nil {
-		return err
-	}
 	switch status {
 	case specs.StateCreated:
 	case specs.StateStopped:

@@ -126,6 +126,20 @@ func (s store) openLocked(ctx context.Context, id string) (*entry, error) {
 	return e, nil
 }
 
+// openWithStatus is openLocked for whoever goes by what the container does.
+func (s store) openWithStatus(ctx context.Context, id string) (*entry, specs.ContainerState, error) {
+	e, err := s.openLocked(ctx, id)
+	if err != nil {
+		return nil, "", err
+	}
+	status, err := e.status()
+	if err != nil {
+		e.release()
+		return nil, "", err
+	}
+	return e, status, nil
+}
+
 // maxRecord bounds state.json: annotations may be long.
 const maxRecord = 32 << 20
 
