@@ -60,7 +60,7 @@ conformance-cri-more-containerd: busybox containerd ## the same against a contai
 conformance-oci: build ## runtime-tools' validation of OCI runtimes, Berth and runc side by side, into docs/conformance-oci.md
 	go run ./test/ocivalidate -compare $(OCIVALIDATE)
 
-conformance-containerd: build busybox containerd ## the shim below a stock containerd: ctr, and critest by its CRI plugin
+conformance-containerd: build busybox containerd cni ## the shim below a stock containerd: ctr, and critest by its CRI plugin
 	go test -count=1 ./test/containerd
 	go run ./test/critest -containerd .cache/containerd/bin
 
@@ -94,7 +94,7 @@ DENSITY ?= 50,200
 bench-density: build ## full nodes: memory a pod, lists, idle processor time, restart of the daemon, pods a second
 	go run ./bench -berth bin/berth -network bridge -density $(DENSITY) $(BENCH)
 
-bench-peers: build containerd ## the same beside a stock containerd with the newest runc and Debian 13's crun, interleaved
+bench-peers: build containerd cni ## the same beside a stock containerd with the newest runc and Debian 13's crun, interleaved
 	go run ./test/ocivalidate -build
 	@test/trixie/crun $(CURDIR)/.cache/crun || echo "crun could not be fetched: it is left out"
 	go run ./bench -berth bin/berth -containerd .cache/containerd/bin -runc "$$(ls $(CURDIR)/.cache/oci/runc-v*/runc | tail -1)" \
@@ -129,18 +129,16 @@ $(TOOLS)/depguard:
 	GOBIN=$(TOOLS) go install $(DEPGUARD)
 # A stock containerd: ours is one of its shims, and its runc shim is one of Berth's.
 CONTAINERD := v2.4.2
-CNI_PLUGINS := v1.9.1
 containerd: .cache/containerd/bin/$(CONTAINERD)
 .cache/containerd/bin/$(CONTAINERD):
 	CGO_ENABLED=0 GOBIN=$(CURDIR)/.cache/containerd/bin go install -trimpath -tags "no_btrfs no_devmapper no_zfs no_aufs no_systemd" \
 	  -ldflags "-s -w -X github.com/containerd/containerd/v2/version.Version=$(CONTAINERD)" \
 	  $(foreach cmd,containerd ctr containerd-shim-runc-v2,github.com/containerd/containerd/v2/cmd/$(cmd)@$(CONTAINERD)) \
-	  && CGO_ENABLED=0 GOBIN=$(CURDIR)/.cache/containerd/cni go install -trimpath -ldflags "-s -w" \
-	  $(foreach p,main/bridge main/loopback ipam/host-local meta/portmap,github.com/containernetworking/plugins/plugins/$(p)@$(CNI_PLUGINS)) \
 	  && touch $@ || echo "containerd could not be built: the tests with it will be skipped"
 
-# The plugins that the CNI network is tested with, and what two of them call.
-CNI_STAMP := .cache/cni/$(CNI_PLUGINS)
+# The plugins that the CNI network is tested with and that a stock containerd uses, and what two of them call.
+CNI_PLUGINS := v1.9.1
+CNI_STAMP   := .cache/cni/$(CNI_PLUGINS)
 cni: $(CNI_STAMP)
 	@command -v iptables >/dev/null || { apt-get install -y -q --no-install-recommends iptables || { apt-get update -q && apt-get install -y -q --no-install-recommends iptables; }; } </dev/null \
 	  || echo "iptables could not be installed: the tests of the firewall plugin will be skipped"

@@ -28,7 +28,7 @@ type containerd struct {
 
 const pauseName = "berth.local/pause:latest"
 
-// startContainerd starts the containerd whose programs are in bin, and whose CNI plugins are in the folder cni beside it.
+// startContainerd starts the containerd whose programs are in bin, with the CNI plugins of stock.Plugins.
 func startContainerd(ctx context.Context, bin string, engines map[string]string) (_ *containerd, err error) {
 	if bin, err = filepath.Abs(bin); err != nil {
 		return nil, err
@@ -47,7 +47,7 @@ func startContainerd(ctx context.Context, bin string, engines map[string]string)
 		return nil, err
 	}
 	own := stock.Containerd{
-		Dir: dir, Plugins: filepath.Join(filepath.Dir(bin), "cni"), Bridge: c.bridge, Subnet: "10.214.0.0/16", Pause: pauseName,
+		Dir: dir, Plugins: stock.Plugins(bin), Bridge: c.bridge, Subnet: "10.214.0.0/16", Pause: pauseName,
 	}
 	for _, name := range []string{"runc", "crun"} {
 		if path, err := exec.LookPath(engines[name]); err == nil {

@@ -32,7 +32,7 @@ type containerd struct {
 	hadTable    bool
 }
 
-// startContainerd starts the containerd in bin (its folder also has the CNI plugins) with our shim, which is beside berth.
+// startContainerd starts the containerd in bin with the CNI plugins of stock.Plugins and our shim, which is beside berth.
 func startContainerd(ctx context.Context, bin, berth, dir string, env []string) (_ *containerd, err error) {
 	if bin, err = filepath.Abs(bin); err != nil {
 		return nil, err
@@ -42,7 +42,7 @@ func startContainerd(ctx context.Context, bin, berth, dir string, env []string) 
 	}
 	c := &containerd{dir: dir, bridge: fmt.Sprintf("ctr%d", os.Getpid()), ended: make(chan error, 1), hadTable: hasTable()}
 	own := stock.Containerd{
-		Dir: dir, Plugins: filepath.Join(filepath.Dir(bin), "cni"), Bridge: c.bridge, Subnet: "10.213.0.0/16", Pause: "registry.k8s.io/pause:3.10",
+		Dir: dir, Plugins: stock.Plugins(bin), Bridge: c.bridge, Subnet: "10.213.0.0/16", Pause: "registry.k8s.io/pause:3.10",
 		Handlers: []stock.Handler{{Name: "berth", Type: "io.containerd.berth.v1"}},
 	}
 	config, err := own.Write()

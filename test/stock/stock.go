@@ -67,6 +67,9 @@ const network = `{"cniVersion": "1.0.0", "name": "%[1]s", "plugins": [
   {"type": "portmap", "backend": "nftables", "capabilities": {"portMappings": true}}]}
 `
 
+// Plugins is where make cni puts the CNI plugins, for a containerd whose programs make containerd put into bin.
+func Plugins(bin string) string { return filepath.Join(bin, "../../cni") }
+
 // Socket is where it listens.
 func (c *Containerd) Socket() string { return filepath.Join(c.Dir, "c.sock") }
 
