@@ -5,8 +5,12 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
+	"log/slog"
 	"net/http"
+	"net/http/httptest"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -74,6 +78,50 @@ func TestLies(t *testing.T) {
 		f.hook = lie("/manifests/1", both)
 		mustFail(t, s, ref, ErrCorrupt, "ambiguous")
 	})
+}
+
+// A mirror whose layers have other bytes than they should is found out, named and passed over.
+func TestMirrorThatLies(t *testing.T) {
+	f := newFake(t)
+	img := randomImage(t, 200_000, 3)
+	ref := f.push(t, "app:1", img)
+	layers, _ := img.Layers()
+	victim, _ := layers[1].Digest()
+	whole := blobsOf(t, img)[victim.String()]
+	flipped := bytes.Clone(whole)
+	flipped[len(flipped)/2] ^= 1
+	for name, lie := range map[string][]byte{"a bit": flipped, "all zeros": make([]byte, len(whole)), "too long": append(bytes.Clone(whole), 0)} {
+		t.Run(name, func(t *testing.T) {
+			mirror := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if strings.HasSuffix(r.URL.Path, victim.String()) {
+					w.Write(lie)
+					return
+				}
+				f.Config.Handler.ServeHTTP(w, r)
+			}))
+			defer mirror.Close()
+			dir := filepath.Join(t.TempDir(), strings.Replace(f.host(), ":", "_", 1)+"_")
+			if err := os.MkdirAll(dir, 0o755); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(filepath.Join(dir, "hosts.toml"), fmt.Appendf(nil, "[host.%q]\n", mirror.URL), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			var log bytes.Buffer
+			s := openStore(t, func(c *Config) {
+				c.RegistryDirs = []string{filepath.Dir(dir)}
+				c.Log = slog.New(slog.NewTextHandler(&log, nil))
+			})
+			if _, err := s.Pull(context.Background(), ref, PullOptions{}); err != nil {
+				t.Fatal(err)
+			}
+			settled(t, s)
+			s.Close() // it logs no more
+			if said := "the mirror " + strings.TrimPrefix(mirror.URL, "http://") + " sent another blob"; name != "too long" && !strings.Contains(log.String(), said) {
+				t.Errorf("the log does not say %q:\n%s", said, &log)
+			}
+		})
+	}
 }
 
 // Images that were pushed like this: every digest is right.

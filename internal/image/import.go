@@ -105,7 +105,7 @@ func (s *Store) importOne(ctx context.Context, a *archive.Archive, f archived, o
 		title = f.names[0]
 	}
 	rep := newReporter(title, o.Progress)
-	img, err := s.bring(ctx, f.contents, fetch, rep, f.names...)
+	img, err := s.bring(ctx, f.contents, fetchFunc(fetch), rep, f.names...)
 	rep.close(err)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", title, err)

@@ -19,8 +19,35 @@ import (
 	"github.com/11f9778f/berth/internal/trace"
 )
 
-// fetchFunc writes a blob's bytes to w.
+// blobSource is where a pull or an import has its blobs from. A registry.Client is one.
+type blobSource interface {
+	// Blob writes a blob's bytes to w.
+	Blob(ctx context.Context, desc ispec.Descriptor, w io.Writer) error
+	// Distrust tells the source that the blob has come with another digest. The error says who sent it, again
+	// whether Blob may bring the right one now.
+	Distrust(desc ispec.Descriptor, got digest.Digest) (again bool, err error)
+	// Alternatives tells whether Distrust would say so.
+	Alternatives() bool
+}
+
+// fetchFunc is a blobSource of one host.
 type fetchFunc func(ctx context.Context, desc ispec.Descriptor, w io.Writer) error
+
+// Blob implements blobSource.
+func (f fetchFunc) Blob(ctx context.Context, desc ispec.Descriptor, w io.Writer) error {
+	return f(ctx, desc, w)
+}
+
+// Distrust implements blobSource.
+func (fetchFunc) Distrust(desc ispec.Descriptor, got digest.Digest) (bool, error) {
+	return false, kind.Errorf(ErrCorrupt, "the bytes of layer %s have the digest %s; do not trust their source", desc.Digest, got)
+}
+
+// Alternatives implements blobSource.
+func (fetchFunc) Alternatives() bool { return false }
+
+// errLied is a blob with wrong bytes, where somebody else may have the right ones.
+var errLied = errors.New("asked elsewhere")
 
 // layerFile is layers/<hex>/layer.json.
 type layerFile struct {
@@ -41,7 +68,7 @@ const (
 
 // ensureLayers brings all layers into the store, blob and files, at the same time. The caller holds
 // leases on them. fetch may be nil: then the blobs must be here.
-func (s *Store) ensureLayers(ctx context.Context, layers []Layer, fetch fetchFunc, r *reporter) error {
+func (s *Store) ensureLayers(ctx context.Context, layers []Layer, fetch blobSource, r *reporter) error {
 	states := make([]*layerState, len(layers))
 	for i, l := range layers {
 		states[i] = newLayerState(l.Blob.Digest, l.Blob.Size)
@@ -57,7 +84,7 @@ func (s *Store) ensureLayers(ctx context.Context, layers []Layer, fetch fetchFun
 }
 
 // ensureLayer brings one layer into the store, or joins whoever is about to.
-func (s *Store) ensureLayer(ctx context.Context, l Layer, fetch fetchFunc, state *layerState, shared func(*layerState)) error {
+func (s *Store) ensureLayer(ctx context.Context, l Layer, fetch blobSource, state *layerState, shared func(*layerState)) error {
 	key := l.Blob.Digest.String() + " " + l.DiffID.String()
 	for {
 		if blob, layer := s.have(l); blob && layer {
@@ -69,6 +96,12 @@ func (s *Store) ensureLayer(ctx context.Context, l Layer, fetch fetchFunc, state
 			// Whoever leaves before the end must not take the leases along.
 			defer s.lease(l.Blob.Digest, l.DiffID)()
 			err := s.makeLayer(ctx, l, fetch, st)
+			for errors.Is(err, errLied) {
+				s.log.Warn("a layer is fetched again from elsewhere", "layer", l.Blob.Digest, "err", err)
+				st.downloaded.Store(0)
+				st.unpacked.Store(0)
+				err = s.makeLayer(ctx, l, fetch, st)
+			}
 			if err != nil {
 				st.set(PhaseFailed)
 			}
@@ -88,7 +121,7 @@ func (s *Store) ensureLayer(ctx context.Context, l Layer, fetch fetchFunc, state
 }
 
 // makeLayer does the work for one layer: what is missing of blob and files.
-func (s *Store) makeLayer(ctx context.Context, l Layer, fetch fetchFunc, st *layerState) error {
+func (s *Store) makeLayer(ctx context.Context, l Layer, fetch blobSource, st *layerState) error {
 	blob, layer := s.have(l)
 	switch {
 	case blob && layer:
@@ -129,7 +162,7 @@ type layerWork struct {
 	s      *Store
 	l      Layer
 	st     *layerState
-	fetch  fetchFunc
+	fetch  blobSource
 	source *follower // the blob's bytes, as they come
 
 	blobTmp  string // the blob in ingest/, or "" where it was here before
@@ -204,13 +237,18 @@ func (w *layerWork) receive(ctx context.Context, f *os.File) error {
 		w.st.downloaded.Add(int64(n))
 		return n, err
 	})
-	if err := w.fetch(ctx, w.l.Blob, out); err != nil {
+	if err := w.fetch.Blob(ctx, w.l.Blob, out); err != nil {
 		return err
 	}
-	if got := digest.NewDigest(want.Algorithm(), hash); got != want {
-		return kind.Errorf(ErrCorrupt, "the bytes of layer %s have the digest %s; do not trust their source", want, got)
+	got := digest.NewDigest(want.Algorithm(), hash)
+	if got == want {
+		return nil
 	}
-	return nil
+	again, err := w.fetch.Distrust(w.l.Blob, got)
+	if again {
+		return kind.Errorf(errLied, "%w", err)
+	}
+	return err
 }
 
 type writerFunc func([]byte) (int, error)
@@ -242,7 +280,11 @@ func (w *layerWork) unpack(ctx context.Context) error {
 	stats, got, err := w.apply(ctx, dir)
 	// What the source says about itself explains more than what the unpacker made of its bytes.
 	if err != nil && !isCancel(err) {
-		if serr := w.source.outcome(w.l.Blob.Size, outcomeSlack); serr != nil {
+		slack := int64(outcomeSlack)
+		if w.fetch != nil && w.fetch.Alternatives() {
+			slack = w.l.Blob.Size // a lie can be mended: find it out
+		}
+		if serr := w.source.outcome(w.l.Blob.Size, slack); serr != nil {
 			return serr
 		}
 	}

@@ -3,7 +3,6 @@ package image
 import (
 	"context"
 	"fmt"
-	"io"
 	"slices"
 
 	"github.com/containerd/platforms"
@@ -59,8 +58,7 @@ func (s *Store) pull(ctx context.Context, ref reference.Reference, o PullOptions
 	if err != nil {
 		return nil, err
 	}
-	fetch := func(ctx context.Context, desc ispec.Descriptor, w io.Writer) error { return client.Blob(ctx, desc, w) }
-	img, err := s.bring(ctx, c, fetch, rep, names...)
+	img, err := s.bring(ctx, c, client, rep, names...)
 	if isCancel(err) && ctx.Err() != nil {
 		err = context.Cause(ctx)
 	}

@@ -68,7 +68,7 @@ func (s *Store) put(ctx context.Context, ref reference.Reference, img v1.Image) 
 	if name == "" {
 		return nil, kind.Errorf(ErrInvalid, "it needs a tag")
 	}
-	return s.bring(ctx, c, fetch, nil, name)
+	return s.bring(ctx, c, fetchFunc(fetch), nil, name)
 }
 
 // contentsOf checks a manifest and configuration that are here in full.
@@ -88,7 +88,7 @@ func contentsOf(raw []byte, media string, config []byte, want *ispec.Platform) (
 }
 
 // bring brings an image's layers into the store and records it under names.
-func (s *Store) bring(ctx context.Context, c *contents, fetch fetchFunc, rep *reporter, names ...string) (*Image, error) {
+func (s *Store) bring(ctx context.Context, c *contents, fetch blobSource, rep *reporter, names ...string) (*Image, error) {
 	defer wake(s.settle) // after the leases: what nobody wants is garbage now
 	defer s.lease(c.digests()...)()
 	if err := s.ensureLayers(ctx, c.layers, fetch, rep); err != nil {

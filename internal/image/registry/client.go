@@ -7,10 +7,12 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/opencontainers/go-digest"
 
 	"github.com/11f9778f/berth/internal/image/reference"
 	"github.com/11f9778f/berth/internal/image/registry/hosts"
@@ -46,11 +48,14 @@ type Client struct {
 	file  string   // what configures the registry's hosts, or ""
 	notes []string // on that file
 	peers []*peer  // in the order in which they are asked; the last is the registry itself
+
+	mu      sync.Mutex
+	senders map[digest.Digest][]*peer // who has sent bytes of a blob, in this order
 }
 
 // New makes a client for ref's repository. It reads the registry's configuration and does not talk yet.
 func New(ref reference.Reference, o Options) (*Client, error) {
-	c := &Client{ref: ref, o: o}
+	c := &Client{ref: ref, o: o, senders: map[digest.Digest][]*peer{}}
 	repo, err := name.NewRepository(ref.Repository())
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", ref, err)

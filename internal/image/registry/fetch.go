@@ -8,6 +8,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -108,25 +109,35 @@ func (c *Client) Bytes(ctx context.Context, desc ispec.Descriptor) ([]byte, erro
 	if desc.Size < 0 || desc.Size > MaxManifest {
 		return nil, kind.Errorf(ErrCorrupt, "the blob %s of %s has %d bytes, at most %d are expected", desc.Digest, c.ref, desc.Size, MaxManifest)
 	}
-	var buf bytes.Buffer
-	if err := c.Blob(ctx, desc, &buf); err != nil {
-		return nil, err
+	for {
+		var buf bytes.Buffer
+		if err := c.Blob(ctx, desc, &buf); err != nil {
+			return nil, err
+		}
+		got := desc.Digest.Algorithm().FromBytes(buf.Bytes())
+		if got == desc.Digest {
+			return buf.Bytes(), nil
+		}
+		if again, err := c.Distrust(desc, got); !again {
+			return nil, err
+		}
 	}
-	if got := desc.Digest.Algorithm().FromBytes(buf.Bytes()); got != desc.Digest {
-		return nil, kind.Errorf(ErrCorrupt, "the registry %s sent another blob than %s (it is %s); do not trust it", c.Host(), desc.Digest, got)
-	}
-	return buf.Bytes(), nil
 }
 
 // Blob writes a blob of exactly desc.Size bytes to w, which may come from several hosts. Its digest is
-// not checked here. An error of w is returned as it is.
+// not checked here: Distrust says what to do when it is wrong. An error of w is returned as it is.
 func (c *Client) Blob(ctx context.Context, desc ispec.Descriptor, w io.Writer) error {
 	var done int64
+	var senders []*peer
+	defer func() { c.note(desc.Digest, senders) }()
 	what := "blob " + desc.Digest.String() + " of " + c.ref.Path()
 	return c.each(ctx, what, func(p *peer) bool { return p.host.Pull }, func(p *peer) error {
 		return p.retry(ctx, func(ctx context.Context, alive func()) (bool, error) {
 			n, err := p.blobFrom(ctx, desc, done, w, alive)
 			done += n
+			if n > 0 && !slices.Contains(senders, p) {
+				senders = append(senders, p)
+			}
 			return n > 0, err
 		})
 	})
@@ -142,6 +153,10 @@ func (p *peer) blobFrom(ctx context.Context, desc ispec.Descriptor, offset int64
 		header.Set("Range", fmt.Sprintf("bytes=%d-", offset))
 	}
 	resp, err := p.get(ctx, "blobs", desc.Digest.String(), header)
+	if err == nil && resp.StatusCode == http.StatusRequestedRangeNotSatisfiable && offset > 0 { // it knows no ranges
+		resp.Body.Close()
+		resp, err = p.get(ctx, "blobs", desc.Digest.String(), http.Header{})
+	}
 	if err != nil {
 		return 0, err
 	}

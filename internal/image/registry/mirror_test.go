@@ -192,6 +192,44 @@ func TestLyingMirror(t *testing.T) {
 	}
 }
 
+// What one host sends of a blob may be wrong: it is not asked again, and the next is, from the beginning.
+func TestLyingMirrorOfBlobs(t *testing.T) {
+	blob := bytes.Repeat([]byte("truth"), 1000)
+	lie := bytes.Repeat([]byte("liars"), 1000)
+	var asked atomic.Int32
+	liar := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		if strings.Contains(r.URL.Path, "/blobs/") {
+			asked.Add(1)
+			w.Write(lie)
+		}
+	})
+	half := serve(t, func(w http.ResponseWriter, r *http.Request) { // and breaks off
+		if r.Header.Get("Range") == "" {
+			w.Header().Set("Content-Length", fmt.Sprint(len(lie)))
+			w.Write(lie[:100])
+		} else {
+			w.WriteHeader(http.StatusInternalServerError)
+		}
+	})
+	honest := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(blob))
+	})
+	c := configured(t, fmt.Sprintf("server = %q\n[host.%q]\n[host.%q]\n", honest.URL, half.URL, liar.URL), nil)
+	for range 2 {
+		if b, err := c.Bytes(context.Background(), describe(blob)); err != nil || !bytes.Equal(b, blob) {
+			t.Fatalf("%.20q, %v", b, err)
+		}
+	}
+	if n := asked.Load(); n == 0 || n > 2 {
+		t.Errorf("the liar was asked %d times", n)
+	}
+	c = configured(t, fmt.Sprintf("server = %q\n[host.%q]\n", liar.URL, half.URL), nil)
+	if _, err := c.Bytes(context.Background(), describe(blob)); !errors.Is(err, ErrCorrupt) ||
+		!strings.Contains(err.Error(), "the registry "+strings.TrimPrefix(liar.URL, "http://")+" sent another blob") {
+		t.Error(err)
+	}
+}
+
 // The credentials of a pull go to the registry's own server, and to the host that they name.
 func TestCredentialsOfHosts(t *testing.T) {
 	blob := []byte("blob")
