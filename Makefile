@@ -147,10 +147,6 @@ $(CNI_STAMP):
 	  $(foreach p,$(addprefix main/,bridge loopback ptp macvlan) ipam/host-local $(addprefix meta/,portmap firewall bandwidth),github.com/containernetworking/plugins/plugins/$(p)@$(CNI_PLUGINS)) \
 	  && touch $@ || echo "the CNI plugins could not be built: the tests with them will be skipped"
 
-.PHONY: test-foreign
-test-foreign: build containerd ## all that a pod in containerd's runc shim can do
-	BERTH_TEST_FOREIGN=1 go test -count=1 -v -timeout 5m -run 'TestForeignShim$$' ./internal/runtime/machine
-
 # gVisor as a RuntimeClass handler: not part of make test. Its shim insists on a lower OOM score for itself, which needs
 # CAP_SYS_RESOURCE: for the test it is built without.
 .PHONY: gvisor test-gvisor

@@ -8,6 +8,7 @@ require (
 	github.com/containerd/containerd/api v1.12.0
 	github.com/containerd/errdefs v1.0.0
 	github.com/containerd/errdefs/pkg v0.3.0
+	github.com/containerd/fifo v1.1.0
 	github.com/containerd/nri v0.12.5
 	github.com/containerd/platforms v0.2.1
 	github.com/containerd/ttrpc v1.2.10

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	taskv3 "github.com/containerd/containerd/api/runtime/task/v3"
+	"github.com/containerd/fifo"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"google.golang.org/protobuf/types/known/anypb"
 
@@ -35,8 +36,8 @@ type foreignExec struct {
 	dir     string
 	streams Streams
 	readers []*os.File
-	holds   []*os.File // so that readers see no end before the shim has come
-	stdin   *os.File
+	holds   []*os.File         // so that readers see no end before the shim has come
+	stdin   io.ReadWriteCloser // writes wait until the shim reads
 	copies  sync.WaitGroup
 }
 
@@ -57,11 +58,14 @@ func (s *Shim) execForeign(ctx context.Context, id, execID string, p *specs.Proc
 	if err := e.openStreams(req); err != nil {
 		return nil, err
 	}
+	defer e.forget()
 	if _, err := s.Task().Exec(ctx, req); err != nil {
 		return nil, err
 	}
 	if _, err := s.Task().Start(ctx, &taskv3.StartRequest{ID: id, ExecID: execID}); err != nil {
-		e.delete()
+		if ctx.Err() != nil { // the answer came too late, and the process may have begun
+			e.kill()
+		}
 		return nil, err
 	}
 	over := make(chan struct{})
@@ -70,13 +74,7 @@ func (s *Shim) execForeign(ctx context.Context, id, execID string, p *specs.Proc
 	r, err := s.Task().Wait(ctx, &taskv3.WaitRequest{ID: id, ExecID: execID})
 	if err != nil {
 		e.kill()
-		e.delete()
 		return nil, errors.Join(ctx.Err(), err)
-	}
-	if e.finish() {
-		e.delete()
-	} else {
-		s.g.m.wg.Go(e.delete) // the shim waits for what we do not
 	}
 	return &api.Exit{Code: r.ExitStatus, At: r.ExitedAt}, nil
 }
@@ -119,8 +117,9 @@ func (e *foreignExec) openStreams(req *taskv3.ExecProcessRequest) error {
 	if err := sys.MakeFIFO(req.Stdin, 0o600, 0, 0); err != nil {
 		return err
 	}
+	// Not open for both: what is written, and the end of it, would be lost on a shim that opens its side a moment later.
 	var err error
-	e.stdin, err = sys.OpenFIFO(req.Stdin, syscall.O_RDWR|syscall.O_NONBLOCK)
+	e.stdin, err = fifo.OpenFifo(context.Background(), req.Stdin, syscall.O_WRONLY|syscall.O_NONBLOCK, 0)
 	return err
 }
 
@@ -133,6 +132,7 @@ func (e *foreignExec) feed(over <-chan struct{}) {
 		in := e.stdin
 		go func() { // ends with the caller's input, or with the next of it once the process is gone
 			io.Copy(in, onlyReader{e.streams.Stdin})
+			in.Write(nil) // an input without a byte waits for its reader, too
 			ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 			defer cancel()
 			e.s.Task().CloseIO(ctx, &taskv3.CloseIORequest{ID: e.id, ExecID: e.own, Stdin: true})
@@ -165,7 +165,15 @@ func (e *foreignExec) kill() {
 	if _, err := e.s.Task().Kill(ctx, &taskv3.KillRequest{ID: e.id, ExecID: e.own, Signal: uint32(syscall.SIGKILL)}); err == nil {
 		e.s.Task().Wait(ctx, &taskv3.WaitRequest{ID: e.id, ExecID: e.own})
 	}
-	e.finish()
+}
+
+// forget takes what output is left, and has the shim forget the process.
+func (e *foreignExec) forget() {
+	if e.finish() {
+		e.delete()
+	} else {
+		e.s.g.m.wg.Go(e.delete) // the shim waits for what we do not
+	}
 }
 
 // finish waits until all output has come, and tells whether it has: what else holds it open is not waited for.
