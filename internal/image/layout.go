@@ -55,7 +55,21 @@ func (l layout) makeDirs() error {
 			return err
 		}
 	}
+	if err := spread(l.snapshots); err != nil {
+		return err
+	}
 	return l.makeBase()
+}
+
+// spread lets the directories in dir lie apart from each other, where the filesystem can do that.
+func spread(dir string) error {
+	d, err := sys.OpenFolder(dir)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	_ = d.SpreadSubdirs() // it is a wish
+	return nil
 }
 
 // makeBase makes the layer that lies below those of every image: the places where every container has something

@@ -118,6 +118,14 @@ func (d *KernDir) Subdirs(name string) ([]string, error) {
 	if name == "" {
 		name = "."
 	}
+	var st unix.Stat_t
+	err := kernRetry(func() error { return unix.Fstatat(d.fd, name, &st, 0) })
+	if err != nil {
+		return nil, d.fail("stat", name, err)
+	}
+	if st.Mode&unix.S_IFMT == unix.S_IFDIR && st.Nlink == 2 { // itself and its name: each directory in it is a link more
+		return nil, nil
+	}
 	f, err := d.Open(name, unix.O_RDONLY|unix.O_DIRECTORY)
 	if err != nil {
 		return nil, err

@@ -31,11 +31,19 @@ func fgetxattr(fd int, name string) ([]byte, error) {
 
 // flistxattr returns the names of at most 64 KiB of names.
 func flistxattr(fd int) ([]string, error) {
-	buf := make([]byte, xattrMax)
-	n := 0
-	err := uninterrupted(func() (err error) { n, err = unix.Flistxattr(fd, buf); return })
-	if err != nil || n == 0 {
-		return nil, err
+	buf := make([]byte, 256)
+	for {
+		n, err := unix.Flistxattr(fd, buf)
+		switch {
+		case err == nil && n == 0:
+			return nil, nil
+		case err == nil:
+			return strings.Split(strings.TrimSuffix(string(buf[:n]), "\x00"), "\x00"), nil
+		case err == unix.EINTR:
+		case err == unix.ERANGE && len(buf) < xattrMax:
+			buf = make([]byte, xattrMax)
+		default:
+			return nil, err
+		}
 	}
-	return strings.Split(strings.TrimSuffix(string(buf[:n]), "\x00"), "\x00"), nil
 }

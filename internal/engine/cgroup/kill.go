@@ -23,20 +23,39 @@ func (g *Group) Kill(ctx context.Context) error {
 	}
 	wait := newBackoff()
 	for round := 0; ; round++ {
-		left, err := g.members()
+		empty, err := g.emptied(byKernel)
 		if err != nil {
 			return fmt.Errorf("kill cgroup: %w", err)
 		}
-		if len(left) == 0 {
+		if empty {
 			return nil
 		}
 		if err := g.killRound(ctx, round, byKernel); err != nil {
 			return fmt.Errorf("kill cgroup: %w", err)
 		}
 		if err := wait.sleep(ctx); err != nil {
+			left, lerr := g.members()
+			if lerr != nil || len(left) == 0 {
+				return fmt.Errorf("kill cgroup %s: %w", g.Path(), errors.Join(err, lerr))
+			}
 			return fmt.Errorf("kill cgroup %s: %d processes are left, the first is %d: %w", g.Path(), len(left), left[0], err)
 		}
 	}
+}
+
+// emptied tells whether no process is left. While those are dying that the kernel has hit, one short file says so.
+func (g *Group) emptied(byKernel bool) (bool, error) {
+	if byKernel && g.populated() {
+		return false, nil
+	}
+	left, err := g.members()
+	return len(left) == 0, err
+}
+
+// populated tells whether the v2 part of the group, or of one below it, has members for sure.
+func (g *Group) populated() bool {
+	events, err := g.h.v2.dir.Read(g.rel+"/cgroup.events", nil)
+	return err == nil && bytes.Contains(events, []byte("populated 1"))
 }
 
 // How many looks those get to die who were hit already: freezing would only hold them up. Those that the kernel hit
@@ -54,6 +73,8 @@ func (g *Group) killRound(ctx context.Context, round int, byKernel bool) error {
 		if err := g.signal(); err != nil {
 			return err
 		}
+	case round > 0 && byKernel:
+		return nil
 	}
 	return g.thawAll() // a paused group can't die
 }
