@@ -19,8 +19,9 @@ import (
 // default route, host ports. Repeated with the same request it finishes what is missing and returns the same
 // result. Where it fails, what it began is undone; what an earlier Attach did stays, for Detach to remove.
 //
-// The error wraps book.ErrAddress where a wanted address can not be had, book.ErrPortTaken where another pod has a host port, sys.ErrPortInUse where a process of
-// the host has it, and firewall.ErrNotSupported where host ports are asked for and the kernel has no nftables.
+// The error wraps book.ErrTaken where another pod has a wanted address or host port, sys.ErrPortInUse where a
+// process of the host has the port, book.ErrInvalid where nobody could get what is wanted, book.ErrFull where no
+// address is free, and firewall.ErrNotSupported where host ports are asked for and the kernel has no nftables.
 func (m *Manager) Attach(ctx context.Context, r Request) (*Result, error) {
 	defer trace.Start(ctx, "network.attach")()
 	fail := func(err error) (*Result, error) {
@@ -43,7 +44,9 @@ func (m *Manager) Attach(ctx context.Context, r Request) (*Result, error) {
 	if _, err := m.ensure(ctx); err != nil { // before the claim: it makes known which subnets there are
 		return fail(err)
 	}
-	entry, fresh, err := m.book.Claim(r.SandboxID, book.Want{Ports: ports, IPs: r.IPs, Ingress: r.Bandwidth.Ingress, Egress: r.Bandwidth.Egress})
+	entry, fresh, err := m.book.Claim(r.SandboxID, book.Want{
+		Pod: r.pod(), Ports: ports, IPs: r.IPs, Ingress: r.Bandwidth.Ingress, Egress: r.Bandwidth.Egress,
+	})
 	if err != nil {
 		return fail(err)
 	}

@@ -88,6 +88,10 @@ func (m *Manager) Check(ctx context.Context, id string) ([]Problem, error) {
 		return append(out, NoNamespace(m.Pins.Path(id))), nil
 	}
 	defer ns.Close()
+	// A port that was in use when the daemon started may be free now: then it is held from here on.
+	if err := m.hold(e); err != nil {
+		out = append(out, Problem{What: err.Error()})
+	}
 	out = append(out, LookInside(ns, podInterface, e.Addresses, entryGateways(e))...)
 	return append(out, checkShape(ns, podInterface, e.Egress)...), nil
 }

@@ -76,7 +76,23 @@ func (m *Manager) checkTable(e book.Entry) ([]Problem, error) {
 			out = append(out, Problem{What: fmt.Sprintf("nftables: the host port %s is missing in table %s", portName(f), m.cfg.Table), Remedy: again})
 		}
 	}
-	return append(out, m.checkForwarding(e)...), nil
+	return append(out, append(m.checkOthers(), m.checkForwarding(e)...)...), nil
+}
+
+// checkOthers looks for other programs' firewalls that keep pods from the world.
+func (m *Manager) checkOthers() []Problem {
+	chains, err := m.table.Dropping()
+	if err != nil {
+		return []Problem{{What: fmt.Sprintf("other firewall tables can not be looked at: %v", err)}}
+	}
+	var out []Problem
+	for _, c := range chains {
+		out = append(out, Problem{
+			What:   fmt.Sprintf("another program's firewall, %s, drops what is forwarded, and has no rule for the bridge %s: pods may not reach the world, nor it their host ports", c, m.cfg.Bridge),
+			Remedy: fmt.Sprintf("nft insert rule %s iifname %s accept; nft insert rule %s oifname %s accept", c, m.cfg.Bridge, c, m.cfg.Bridge),
+		})
+	}
+	return out
 }
 
 // checkForwarding looks at the host's switches for routing.

@@ -102,7 +102,7 @@ func (h *host) start(id string, ports ...PortMapping) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	return h.Attach(context.Background(), Request{SandboxID: id, NetNS: path, PortMappings: ports})
+	return h.Attach(context.Background(), Request{SandboxID: id, NetNS: path, PodNamespace: "default", PodName: id, PortMappings: ports})
 }
 
 func (h *host) stop(id string) {

@@ -36,15 +36,15 @@ func normalize(in []PortMapping, subnets []netip.Prefix) ([]book.Port, error) {
 		}
 		switch {
 		case q.Protocol != "tcp" && q.Protocol != "udp" && q.Protocol != "sctp":
-			return nil, fmt.Errorf("host port %d: protocol %q: want TCP, UDP or SCTP", p.HostPort, p.Protocol)
+			return nil, fmt.Errorf("%w: host port %d: protocol %q: want TCP, UDP or SCTP", book.ErrInvalid, p.HostPort, p.Protocol)
 		case q.ContainerPort == 0:
-			return nil, fmt.Errorf("host port %d: no container port", p.HostPort)
+			return nil, fmt.Errorf("%w: host port %d: no container port", book.ErrInvalid, p.HostPort)
 		case q.HostIP.Zone() != "":
-			return nil, fmt.Errorf("host port %d: host address %s: an address with a zone can not be published", p.HostPort, p.HostIP)
+			return nil, fmt.Errorf("%w: host port %d: host address %s: an address with a zone can not be published", book.ErrInvalid, p.HostPort, p.HostIP)
 		case q.HostIP == netip.IPv6Loopback():
-			return nil, fmt.Errorf("host port %d: the kernel routes nothing from ::1 to a pod: use hostIP 127.0.0.1", p.HostPort)
+			return nil, fmt.Errorf("%w: host port %d: the kernel routes nothing from ::1 to a pod: use hostIP 127.0.0.1", book.ErrInvalid, p.HostPort)
 		case q.HostIP.IsValid() && !slices.ContainsFunc(subnets, func(s netip.Prefix) bool { return s.Addr().Is4() == q.HostIP.Is4() }):
-			return nil, fmt.Errorf("host port %s: pods have no address of that family: configure a subnet for it", q)
+			return nil, fmt.Errorf("%w: host port %s: pods have no address of that family: configure a subnet for it", book.ErrInvalid, q)
 		}
 		out = append(out, q)
 	}
@@ -242,7 +242,7 @@ func explain(p book.Port, err error) error {
 	case errors.Is(err, sys.ErrPortInUse):
 		return fmt.Errorf("host port %s is in use by a process of this host: choose another hostPort, or stop that process (ss -lnp shows it): %w", p, err)
 	case errors.Is(err, syscall.EADDRNOTAVAIL):
-		return fmt.Errorf("host port %s: %s is not an address of this host: leave hostIP out, or choose one that ip addr shows: %w", p, p.HostIP, err)
+		return fmt.Errorf("%w: host port %s: %s is not an address of this host: leave hostIP out, or choose one that ip addr shows: %w", book.ErrInvalid, p, p.HostIP, err)
 	}
 	return fmt.Errorf("host port %s: %w", p, err)
 }

@@ -66,6 +66,14 @@ type Request struct {
 	DNS *DNS
 }
 
+// pod names the pod to people: "default/web".
+func (r Request) pod() string {
+	if r.PodName == "" {
+		return ""
+	}
+	return r.PodNamespace + "/" + r.PodName
+}
+
 // Bandwidth is what a pod may receive and send, in bits a second; 0 is no limit.
 type Bandwidth struct {
 	Ingress uint64 `json:"ingress,omitempty"` // to the pod

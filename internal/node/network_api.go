@@ -69,6 +69,19 @@ func (n *Node) serveNetworkCheck(w http.ResponseWriter, r *http.Request) {
 	answer(w, out, err)
 }
 
+// checkFiles looks at what a pod's programs read before they send anything.
+func (n *Node) checkFiles(sb runtime.SandboxStatus) []network.Problem {
+	resolvConf, hosts, err := n.runtime.PodFiles(sb.ID)
+	if err != nil {
+		return []network.Problem{{What: err.Error(), Remedy: "start the pod anew"}}
+	}
+	ips := sb.IPs
+	if sb.Spec.Hostname == "" {
+		ips = nil // it has no name that they could be found by
+	}
+	return network.CheckFiles(resolvConf, hosts, ips)
+}
+
 func (n *Node) checkNetworks(ctx context.Context, sandboxes []runtime.SandboxStatus) ([]PodNetworkCheck, error) {
 	out := make([]PodNetworkCheck, len(sandboxes))
 	errs := make([]error, len(sandboxes))
@@ -87,7 +100,7 @@ func (n *Node) checkNetworks(ctx context.Context, sandboxes []runtime.SandboxSta
 			if err != nil {
 				errs[i] = fmt.Errorf("pod %s: %w", out[i].Pod, err)
 			}
-			out[i].Problems = append(out[i].Problems, problems...)
+			out[i].Problems = append(append(out[i].Problems, problems...), n.checkFiles(sb)...)
 		})
 	}
 	wg.Wait()

@@ -19,6 +19,7 @@ import (
 	"github.com/11f9778f/berth/internal/kubelet"
 	"github.com/11f9778f/berth/internal/kubelet/imagegc"
 	"github.com/11f9778f/berth/internal/network"
+	"github.com/11f9778f/berth/internal/network/dnsconf"
 	"github.com/11f9778f/berth/internal/runtime"
 	"github.com/11f9778f/berth/internal/runtime/machine"
 	"github.com/11f9778f/berth/internal/runtime/nri"
@@ -126,7 +127,7 @@ func (n *Node) open(ctx context.Context) error {
 		RunDir:  n.cfg.Run, CgroupParent: n.cfg.Names.CgroupParent, Handlers: n.cfg.handlers(),
 		Images: machine.Images(store), Network: machine.Network(n.network), Shims: machine.Shims(n.shims), Kernel: machine.Kernel{}, LSM: &machine.LSM{}, CDIDirs: n.cfg.CDIDirs,
 		Classes: classes, CRIU: n.cfg.CRIU, ScratchDir: filepath.Join(n.cfg.Root, "checkpoints"),
-		Logger: n.cfg.Log,
+		ResolvConf: dnsconf.NodeFile(), Logger: n.cfg.Log,
 	})
 	if err != nil {
 		return err
@@ -152,7 +153,7 @@ func (n *Node) open(ctx context.Context) error {
 	}
 	n.kubelet, err = kubelet.New(kubelet.Config{
 		Root: n.cfg.Root, NodeName: n.cfg.NodeName, ImageGC: n.imageGC(), CgroupParent: n.cfg.Names.CgroupParent,
-		Runtime: n.cri, Images: imageService{n.cri}, Logger: n.cfg.Log,
+		ResolvConf: dnsconf.NodeFile(), Runtime: n.cri, Images: imageService{n.cri}, Logger: n.cfg.Log,
 	})
 	return err
 }

@@ -42,6 +42,18 @@ func (sb *sandbox) nameItself() error {
 	return os.WriteFile(filepath.Join(sb.r.store.podDir(sb.id), "hosts"), []byte(text), 0o644)
 }
 
+// PodFiles returns the resolv.conf and the hosts file of a pod with a network of its own.
+func (r *Runtime) PodFiles(id string) (resolvConf, hosts string, err error) {
+	for name, to := range map[string]*string{"resolv.conf": &resolvConf, "hosts": &hosts} {
+		b, err := os.ReadFile(filepath.Join(r.store.podDir(id), name))
+		if err != nil {
+			return "", "", fmt.Errorf("read files of sandbox %s: %w", short(id), err)
+		}
+		*to = string(b)
+	}
+	return resolvConf, hosts, nil
+}
+
 // splitSysctls tells the sysctls of the network namespace from those of the IPC and UTS namespaces.
 func splitSysctls(all map[string]string) (network, other map[string]string) {
 	network, other = map[string]string{}, map[string]string{}

@@ -9,6 +9,7 @@
 package book
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -23,35 +24,11 @@ import (
 	"github.com/11f9778f/berth/internal/failpoint"
 )
 
-// Port is a host port of an owner.
-type Port struct {
-	// Protocol is "tcp", "udp" or "sctp".
-	Protocol string `json:"protocol"`
-	// HostIP is the one address of the host that the port is open on; the zero value means all.
-	HostIP netip.Addr `json:"hostIP,omitzero"`
-	// HostPort and ContainerPort are never 0.
-	HostPort      uint16 `json:"hostPort"`
-	ContainerPort uint16 `json:"containerPort"`
-}
-
-// String returns "tcp 127.0.0.1:8080", with * for all addresses.
-func (p Port) String() string {
-	host := "*"
-	if p.HostIP.IsValid() {
-		host = p.HostIP.String()
-	}
-	return fmt.Sprintf("%s %s:%d", p.Protocol, host, p.HostPort)
-}
-
-// collides reports whether a packet could be meant for both.
-func (p Port) collides(q Port) bool {
-	return p.Protocol == q.Protocol && p.HostPort == q.HostPort &&
-		(!p.HostIP.IsValid() || !q.HostIP.IsValid() || p.HostIP == q.HostIP)
-}
-
 // Entry is what an owner has.
 type Entry struct {
 	Owner string `json:"owner"`
+	// Pod names the owner for people; empty in records of an earlier release.
+	Pod string `json:"pod,omitempty"`
 	// Addresses are the owner's, with the length of their subnet; the gateway is the subnet's first.
 	Addresses []netip.Prefix `json:"addresses"`
 	Ports     []Port         `json:"ports,omitempty"`
@@ -62,18 +39,11 @@ type Entry struct {
 
 // Want is what an owner asks for. Without IPs, of which there may be one of each subnet, the book chooses.
 type Want struct {
+	Pod             string // the owner's name, for whoever wants the same
 	Ports           []Port
 	IPs             []netip.Addr
 	Ingress, Egress uint64
 }
-
-// Errors that callers decide on.
-var (
-	ErrPortTaken = errors.New("host port is taken")
-	ErrFull      = errors.New("no address is free")
-	ErrOther     = errors.New("the owner has other host ports, addresses or limits already")
-	ErrAddress   = errors.New("the address can not be had")
-)
 
 // Book is the address book. Calls for one owner must not overlap; calls for different owners may.
 type Book struct {
@@ -162,46 +132,6 @@ func (b *Book) load(fresh bool) error {
 	return nil
 }
 
-// conflict says what of e belongs to somebody else.
-func (b *Book) conflict(e Entry) error {
-	for _, a := range e.Addresses {
-		if owner, taken := b.byAddr[a.Addr()]; taken && owner != e.Owner {
-			return fmt.Errorf("address %s belongs to %s", a.Addr(), owner)
-		}
-	}
-	return b.portConflict(e.Owner, e.Ports)
-}
-
-func (b *Book) portConflict(owner string, ports []Port) error {
-	for i, p := range ports {
-		for _, q := range ports[:i] {
-			if p.collides(q) {
-				return fmt.Errorf("%w: %s is asked for twice by one pod", ErrPortTaken, p)
-			}
-		}
-		for _, other := range b.byPort[portKey{p.Protocol, p.HostPort}] {
-			if other != owner && slices.ContainsFunc(b.entries[other].Ports, p.collides) {
-				return &PortTakenError{Port: p, Owner: other}
-			}
-		}
-	}
-	return nil
-}
-
-// PortTakenError says that another owner has a host port. It wraps ErrPortTaken.
-type PortTakenError struct {
-	Port  Port
-	Owner string
-}
-
-// Error implements error.
-func (e *PortTakenError) Error() string {
-	return fmt.Sprintf("host port %s belongs to sandbox %s: choose another hostPort, or remove that pod", e.Port, e.Owner)
-}
-
-// Unwrap returns ErrPortTaken.
-func (e *PortTakenError) Unwrap() error { return ErrPortTaken }
-
 func (b *Book) enter(e Entry) {
 	b.entries[e.Owner] = e
 	for _, a := range e.Addresses {
@@ -230,7 +160,7 @@ func (b *Book) strike(e Entry) {
 }
 
 // Claim gives owner an address of each subnet, and the host ports. An owner that has an entry gets it
-// again, and fresh is false. Errors wrap ErrPortTaken, ErrFull, ErrOther or ErrAddress where that is the reason.
+// again, and fresh is false. Errors wrap ErrTaken, ErrInvalid, ErrFull or ErrOther where that is the reason.
 func (b *Book) Claim(owner string, w Want) (e Entry, fresh bool, err error) {
 	e, fresh, err = b.choose(owner, w)
 	if err != nil || !fresh {
@@ -265,13 +195,10 @@ func (b *Book) choose(owner string, w Want) (Entry, bool, error) {
 		}
 		return e, false, nil
 	}
-	if err := b.portConflict(owner, w.Ports); err != nil {
+	if err := cmp.Or(b.portConflict(owner, w.Ports), b.addressConflict(w.IPs)); err != nil {
 		return Entry{}, false, err
 	}
-	if err := b.addressConflict(w.IPs); err != nil {
-		return Entry{}, false, err
-	}
-	e := Entry{Owner: owner, Ports: slices.Clone(w.Ports), Ingress: w.Ingress, Egress: w.Egress}
+	e := Entry{Owner: owner, Pod: w.Pod, Ports: slices.Clone(w.Ports), Ingress: w.Ingress, Egress: w.Egress}
 	note := false
 	for _, p := range b.pools {
 		if i := slices.IndexFunc(w.IPs, p.contains); i >= 0 {
@@ -292,38 +219,6 @@ func (b *Book) choose(owner string, w Want) (Entry, bool, error) {
 	}
 	b.enter(e)
 	return e, true, nil
-}
-
-// satisfies tells whether an entry is what an owner asks for.
-func (e Entry) satisfies(w Want) bool {
-	has := func(ip netip.Addr) bool {
-		return slices.ContainsFunc(e.Addresses, func(a netip.Prefix) bool { return a.Addr() == ip })
-	}
-	return slices.Equal(e.Ports, w.Ports) && e.Ingress == w.Ingress && e.Egress == w.Egress &&
-		!slices.ContainsFunc(w.IPs, func(ip netip.Addr) bool { return !has(ip) })
-}
-
-// addressConflict says why one of the addresses can not be given.
-func (b *Book) addressConflict(ips []netip.Addr) error {
-	for _, ip := range ips {
-		if owner, taken := b.byAddr[ip]; taken {
-			return fmt.Errorf("%w: %s belongs to sandbox %s: choose another one, or remove that pod", ErrAddress, ip, owner)
-		}
-		in := func(p *pool) bool { return p.contains(ip) }
-		if !slices.ContainsFunc(b.pools, in) {
-			var subnets []string
-			for _, p := range b.pools {
-				subnets = append(subnets, fmt.Sprintf("%s to %s", p.first, p.last))
-			}
-			return fmt.Errorf("%w: %s is none of the pods' addresses, %s", ErrAddress, ip, strings.Join(subnets, " and "))
-		}
-	}
-	for _, p := range b.pools {
-		if n := len(slices.DeleteFunc(slices.Clone(ips), func(ip netip.Addr) bool { return !p.contains(ip) })); n > 1 {
-			return fmt.Errorf("%w: a pod has one address of %s, and %d are asked for", ErrAddress, p.subnet, n)
-		}
-	}
-	return nil
 }
 
 // Release strikes owner's entry. An unknown owner is success.

@@ -69,7 +69,7 @@ func TestWantedAddresses(t *testing.T) {
 	dir := t.TempDir()
 	b := open(t, dir, "boot", net4, net6)
 	ips := []netip.Addr{netip.MustParseAddr("10.0.0.3"), netip.MustParseAddr("fd00::7")}
-	want := Want{IPs: ips, Ingress: 1e6}
+	want := Want{Pod: "default/web", IPs: ips, Ingress: 1e6}
 	e, fresh, err := b.Claim("a", want)
 	if err != nil || !fresh || e.Addresses[0].String() != "10.0.0.3/16" || e.Addresses[1].String() != "fd00::7/64" || e.Ingress != 1e6 {
 		t.Fatalf("%+v, %v, %v", e, fresh, err)
@@ -86,13 +86,16 @@ func TestWantedAddresses(t *testing.T) {
 			t.Errorf("%s was given to %s too", got, owner)
 		}
 	}
-	for _, bad := range []string{"10.0.0.3", "10.0.0.1", "10.0.0.0", "10.0.255.255", "10.1.0.5", "fd01::1", "fd00::1"} {
-		if _, _, err := b.Claim("d", Want{IPs: []netip.Addr{netip.MustParseAddr(bad)}}); !errors.Is(err, ErrAddress) {
+	for _, bad := range []string{"10.0.0.1", "10.0.0.0", "10.0.255.255", "10.1.0.5", "fd01::1", "fd00::1"} {
+		if _, _, err := b.Claim("d", Want{IPs: []netip.Addr{netip.MustParseAddr(bad)}}); !errors.Is(err, ErrInvalid) {
 			t.Errorf("%s: %v", bad, err)
 		}
 	}
+	if _, _, err := b.Claim("d", Want{IPs: ips[:1]}); !errors.Is(err, ErrTaken) || !strings.Contains(err.Error(), "10.0.0.3 belongs to pod default/web (sandbox a): choose") {
+		t.Error("a taken one:", err)
+	}
 	two := []netip.Addr{netip.MustParseAddr("10.0.0.30"), netip.MustParseAddr("10.0.0.31")}
-	if _, _, err := b.Claim("d", Want{IPs: two}); !errors.Is(err, ErrAddress) {
+	if _, _, err := b.Claim("d", Want{IPs: two}); !errors.Is(err, ErrInvalid) {
 		t.Error("two of one family:", err)
 	}
 	// One that waits with its turn can still be had, and half a wish leaves the rest to the book.
@@ -194,7 +197,7 @@ func TestPorts(t *testing.T) {
 		b := open(t, t.TempDir(), "boot", net4)
 		claim(t, b, "a", c.a)
 		_, _, err := b.Claim("b", Want{Ports: []Port{c.b}})
-		if (err == nil) != c.ok || (!c.ok && !errors.Is(err, ErrPortTaken)) {
+		if (err == nil) != c.ok || (!c.ok && !errors.Is(err, ErrTaken)) {
 			t.Errorf("%v beside %v: %v", c.b, c.a, err)
 		}
 		if err := b.Release("a"); err != nil {

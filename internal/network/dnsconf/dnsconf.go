@@ -1,5 +1,5 @@
-// Package dnsconf renders a pod's /etc/resolv.conf and /etc/hosts. Its functions are pure: they read no
-// file and know no default of this machine.
+// Package dnsconf renders a pod's /etc/resolv.conf and /etc/hosts, and knows where the node has its own.
+// But for NodeFile its functions are pure.
 package dnsconf
 
 import (

@@ -2,6 +2,8 @@ package dnsconf
 
 import (
 	"net/netip"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -38,5 +40,31 @@ func TestHosts(t *testing.T) {
 		if got, err := Hosts(ips, bad); err == nil {
 			t.Errorf("%q became %q", bad, got)
 		}
+	}
+}
+
+// A node with systemd-resolved names 127.0.0.53, which in a pod is the pod itself.
+func TestNodeFile(t *testing.T) {
+	dir := t.TempDir()
+	const stub, real = "nameserver 127.0.0.53\noptions edns0\n", "nameserver 192.0.2.1\n"
+	for i, c := range []struct {
+		file, instead string
+		second        bool
+	}{
+		{real, real, false}, {stub, real, true}, {stub, stub, false}, {stub, "", false}, {"", real, false},
+		{stub + real, real, false}, {"nameserver ::1\n", real, true}, {"nameserver fe80::1%eth0\n", real, false},
+	} {
+		a, b := filepath.Join(dir, "a"), filepath.Join(dir, "b")
+		for path, text := range map[string]string{a: c.file, b: c.instead} {
+			if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if got := choose(a, b); (got == b) != c.second {
+			t.Errorf("%d: %s", i, got)
+		}
+	}
+	if got := choose(filepath.Join(dir, "none"), filepath.Join(dir, "b")); got != filepath.Join(dir, "none") {
+		t.Error("a node without the file:", got)
 	}
 }

@@ -18,6 +18,7 @@
 package firewall
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -27,6 +28,7 @@ import (
 	"time"
 
 	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
 	"github.com/mdlayher/netlink"
 )
 
@@ -174,28 +176,59 @@ func (t *Table) Exists() (bool, error) {
 	return false, nil
 }
 
-// Dropping names the chains of other tables that drop forwarded packets unless a rule of theirs lets them
-// pass, as Docker's and firewalld's do. An accept in our table can't overrule them.
+// Dropping names the chains of other tables, as nft(8) does ("ip filter FORWARD"), that drop forwarded packets
+// unless a rule of theirs lets them pass, as Docker's and firewalld's do, and whose table has no rule for the
+// bridge. An accept in our table can't overrule them.
 func (t *Table) Dropping() ([]string, error) {
-	var chains []*nftables.Chain
-	err := t.with("list chains beside", func(c *nftables.Conn) (err error) {
-		chains, err = c.ListChains()
-		return err
-	})
-	if err != nil {
-		return nil, ignoreMissing(err)
-	}
 	var out []string
-	for _, c := range chains {
-		if c.Hooknum == nil || *c.Hooknum != *nftables.ChainHookForward || c.Policy == nil || *c.Policy != nftables.ChainPolicyDrop {
+	err := t.with("list chains beside", func(c *nftables.Conn) error {
+		chains, err := c.ListChains()
+		if err != nil {
+			return err
+		}
+		for _, ch := range chains {
+			family, ok := families[ch.Table.Family]
+			if !ok || ch.Hooknum == nil || *ch.Hooknum != *nftables.ChainHookForward || ch.Policy == nil || *ch.Policy != nftables.ChainPolicyDrop {
+				continue
+			}
+			passes, err := t.named(c, ch.Table, chains)
+			if err != nil {
+				return err
+			}
+			if !passes {
+				out = append(out, family+" "+ch.Table.Name+" "+ch.Name)
+			}
+		}
+		return nil
+	})
+	return out, ignoreMissing(err)
+}
+
+// families are those that pods' packets pass, by the names of nft(8).
+var families = map[nftables.TableFamily]string{
+	nftables.TableFamilyINet: "inet", nftables.TableFamilyIPv4: "ip", nftables.TableFamilyIPv6: "ip6",
+}
+
+// named tells whether a rule of another table has the bridge's name in it.
+func (t *Table) named(c *nftables.Conn, table *nftables.Table, chains []*nftables.Chain) (bool, error) {
+	name := append([]byte(t.bridge), 0)
+	for _, ch := range chains {
+		if ch.Table.Name != table.Name || ch.Table.Family != table.Family {
 			continue
 		}
-		switch c.Table.Family {
-		case nftables.TableFamilyINet, nftables.TableFamilyIPv4, nftables.TableFamilyIPv6:
-			out = append(out, c.Table.Name+" "+c.Name)
+		rules, err := c.GetRules(table, ch)
+		if err != nil {
+			return false, err
+		}
+		for _, r := range rules {
+			for _, e := range r.Exprs {
+				if cmp, ok := e.(*expr.Cmp); ok && bytes.HasPrefix(append(cmp.Data, 0), name) {
+					return true, nil
+				}
+			}
 		}
 	}
-	return out, nil
+	return false, nil
 }
 
 // Delete removes the table. A missing one is success.

@@ -2,13 +2,18 @@ package machine
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 
 	"github.com/containerd/errdefs"
 
 	"github.com/11f9778f/berth/internal/network"
+	"github.com/11f9778f/berth/internal/network/book"
+	"github.com/11f9778f/berth/internal/network/cni"
+	"github.com/11f9778f/berth/internal/network/firewall"
 	"github.com/11f9778f/berth/internal/runtime"
+	"github.com/11f9778f/berth/internal/sys"
 )
 
 // Network is runtime.Network on a network: the built-in bridge, or that of CNI plugins.
@@ -54,9 +59,37 @@ func (b podNetwork) Attach(ctx context.Context, r runtime.AttachRequest) ([]neti
 	}
 	res, err := b.m.Attach(ctx, req)
 	if err != nil {
-		return nil, err
+		return nil, classify(err)
 	}
 	return res.IPs, nil
+}
+
+// classes are what an error of the network is to who asked: the first that fits.
+var classes = []struct{ is, class error }{
+	{book.ErrInvalid, errdefs.ErrInvalidArgument},
+	{book.ErrTaken, errdefs.ErrAlreadyExists},
+	{sys.ErrPortInUse, errdefs.ErrAlreadyExists},
+	{book.ErrFull, errdefs.ErrResourceExhausted},
+	{firewall.ErrNotSupported, errdefs.ErrFailedPrecondition},
+	{cni.ErrNoNetwork, errdefs.ErrUnavailable},
+}
+
+// classified is an error with a class, which is not worth words in it.
+type classified struct {
+	error
+	class error
+}
+
+// Unwrap returns both.
+func (c classified) Unwrap() []error { return []error{c.error, c.class} }
+
+func classify(err error) error {
+	for _, c := range classes {
+		if errors.Is(err, c.is) {
+			return classified{error: err, class: c.class}
+		}
+	}
+	return err
 }
 
 // Detach takes them back.
