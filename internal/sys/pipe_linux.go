@@ -111,6 +111,36 @@ func OpenFIFOReader(path string) (*os.File, error) {
 	return os.NewFile(uintptr(fd), path), nil
 }
 
+// HandOverFIFO closes f, a FIFO that is open for reading and writing, once another has it open for reading: who opened it
+// later would find nothing in it, and wait for a writer for ever. It no longer waits when giveUp is closed.
+func HandOverFIFO(f *os.File, giveUp <-chan struct{}) {
+	w, err := os.OpenFile(descriptorPath(f), os.O_WRONLY|unix.O_NONBLOCK, 0) // keeps what is in it
+	f.Close()
+	if err != nil {
+		return
+	}
+	defer w.Close()
+	path := descriptorPath(w)
+	came := make(chan struct{})
+	go func() {
+		defer close(came)
+		if f, err := os.OpenFile(path, os.O_WRONLY, 0); err == nil { // as soon as there is a reader
+			f.Close()
+		}
+	}()
+	select {
+	case <-came:
+		return
+	case <-giveUp:
+	}
+	if f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0); err == nil {
+		<-came
+		f.Close()
+	}
+}
+
+func descriptorPath(f *os.File) string { return "/proc/self/fd/" + strconv.Itoa(int(f.Fd())) }
+
 // HungUp tells whether nobody will write to the FIFO or pipe that f reads, and somebody has had it open for that.
 func HungUp(f *os.File) bool {
 	conn, err := f.SyscallConn()

@@ -25,10 +25,13 @@ const portion = 32 << 10
 var portions = sync.Pool{New: func() any { return new([portion]byte) }}
 
 // outlet is where relays carry output to: the FIFO or file of a stock containerd. It is closed when its last relay ends,
-// so that a reader sees the end before anybody asks for it.
+// so that a reader sees the end before anybody asks for it; a FIFO not before its reader has come.
 type outlet struct {
-	f      *os.File
-	relays atomic.Int32
+	f       *os.File
+	fifo    bool
+	relays  atomic.Int32
+	once    sync.Once
+	givenUp chan struct{}
 }
 
 // openOutlet opens the FIFO at path for writing, or the file for appending. A FIFO is held open for reading too: nobody gets
@@ -44,7 +47,7 @@ func openOutlet(uri string) (*outlet, error) {
 		if err != nil {
 			return nil, fmt.Errorf("open output %s: %w", uri, err)
 		}
-		return &outlet{f: f}, nil
+		return newOutlet(f, false), nil
 	}
 	fifo, err := sys.IsFIFO(path)
 	if err != nil {
@@ -59,14 +62,25 @@ func openOutlet(uri string) (*outlet, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open output: %w", err)
 	}
-	return &outlet{f: f}, nil
+	return newOutlet(f, fifo), nil
+}
+
+func newOutlet(f *os.File, fifo bool) *outlet {
+	return &outlet{f: f, fifo: fifo, givenUp: make(chan struct{})}
 }
 
 func (s *outlet) release() {
-	if s.relays.Add(-1) == 0 {
+	switch {
+	case s.relays.Add(-1) > 0:
+	case s.fifo:
+		sys.HandOverFIFO(s.f, s.givenUp)
+	default:
 		s.f.Close()
 	}
 }
+
+// giveUp no longer waits for one who reads.
+func (s *outlet) giveUp() { s.once.Do(func() { close(s.givenUp) }) }
 
 // relay carries a process's output into an outlet. While it waits it has no buffer.
 type relay struct {
@@ -128,6 +142,7 @@ func (r *relay) step() error {
 func (r *relay) finish(deadline time.Time) {
 	if r.done == nil {
 		r.src.Close()
+		r.to.giveUp()
 		r.to.release()
 		return
 	}
@@ -138,6 +153,7 @@ func (r *relay) finish(deadline time.Time) {
 	}
 	r.src.SetReadDeadline(time.Now())
 	r.to.f.SetWriteDeadline(time.Now())
+	r.to.giveUp()
 	select {
 	case <-r.done:
 	case <-time.After(time.Second): // a file on a filesystem that hangs: nothing can interrupt that

@@ -163,6 +163,27 @@ func TestRelay(t *testing.T) {
 	relay.finish(time.Now())
 }
 
+// Who reads may come when what writes has gone already: it finds all that was written, and the end.
+func TestRelayBeforeItsReader(t *testing.T) {
+	for _, written := range []int{0, 1000} {
+		relay, w, path := relayToFifo(t)
+		if _, err := w.Write(make([]byte, written)); err != nil {
+			t.Fatal(err)
+		}
+		w.Close()
+		select {
+		case <-relay.done:
+			t.Fatal("it waited for nobody")
+		case <-time.After(50 * time.Millisecond):
+		}
+		got, err := os.ReadFile(path)
+		if err != nil || len(got) != written {
+			t.Errorf("%d bytes of %d arrived: %v", len(got), written, err)
+		}
+		<-relay.done
+	}
+}
+
 // relayToFifo starts a relay from what is written to w to the named pipe at path.
 func relayToFifo(t *testing.T) (r *relay, w *os.File, path string) {
 	t.Helper()

@@ -264,7 +264,7 @@ func (p *process) relayTerminal(w stdioSpec) (err error) {
 		if err := p.startLogger(w.Stdout, w.UID, w.GID); err != nil {
 			return err
 		}
-		to = &outlet{f: s.logger.take(crilog.Stdout)}
+		to = newOutlet(s.logger.take(crilog.Stdout), false)
 	} else if to, err = s.outlet(w.Stdout); err != nil {
 		return err
 	}
