@@ -66,3 +66,52 @@ func TestImageTraffic(t *testing.T) {
 		t.Errorf("the node ended with %d:\n%s", r.code, r.stderr)
 	}
 }
+
+// Namespaces: people's images beside those of pods, in one store.
+func TestImageNamespaces(t *testing.T) {
+	m, w := newMachine(t), newWarehouse(t)
+	node := m.node()
+	name := w.host + "/team/app:1"
+	m.must("image", "tag", "berth.local/demo", name)
+	m.must("image", "push", name)
+	m.must("image", "rm", name)
+
+	m.must("image", "pull", "-n", "people", name)
+	m.env = append(m.env, "BERTH_IMAGE_NAMESPACE=people")
+	m.must("image", "pin", name)
+	if out := m.must("images").stdout; !strings.Contains(out, name) {
+		t.Errorf("berth images with the namespace in the environment:\n%s", out)
+	}
+	if r := m.berth("image", "inspect", "-n", "k8s.io", name); r.code == 0 || !strings.Contains(r.stderr, "not in the store") {
+		t.Errorf("pods see people's images: %d %s", r.code, r.stderr)
+	}
+	if r := m.berth("image", "ls", "-n", "no/name"); r.code == 0 || !strings.Contains(r.stderr, `--namespace: images.namespace: "no/name"`) {
+		t.Errorf("a bad namespace: %d %s", r.code, r.stderr)
+	}
+	file := m.file("pod.yaml", strings.ReplaceAll(pod("user", "terminationGracePeriodSeconds: 1\n", container("app", "demo", "show", "--wait", "1h")), "berth.local/demo:latest", name))
+	m.must("run", "-d", file)
+	var images []struct {
+		Namespace string
+		UsedBy    []string
+		Pinned    bool
+	}
+	for _, args := range [][]string{{"-n", "people"}, {"-n", "k8s.io"}} {
+		if err := json.Unmarshal([]byte(m.must(append([]string{"image", "inspect", name}, args...)...).stdout), &images); err != nil || len(images) != 1 ||
+			images[0].Namespace != args[1] || images[0].Pinned != (args[1] == "people") || (len(images[0].UsedBy) > 0) != (args[1] == "k8s.io") {
+			t.Errorf("inspect %v: %+v, %v", args, images, err)
+		}
+	}
+	m.must("rm", "user")
+	m.must("image", "prune", "-n", "k8s.io")
+	if out := m.must("image", "ls", "-A").stdout; !strings.Contains(out, name) || !strings.Contains(out, "people") || strings.Contains(out, "k8s.io") {
+		t.Errorf("after k8s.io was pruned:\n%s", out)
+	}
+	m.must("image", "rm", name)
+	if out := m.must("image", "ls", "-A", "-o", "json").stdout; strings.TrimSpace(out) != "[]" {
+		t.Errorf("left:\n%s", out)
+	}
+	node.signal(syscall.SIGTERM)
+	if r := node.wait(); r.code != 0 {
+		t.Errorf("the node ended with %d:\n%s", r.code, r.stderr)
+	}
+}

@@ -16,10 +16,14 @@ func (c *cli) imageCommand() *cobra.Command {
 		Use:   "image",
 		Short: "Look after the images in the store",
 		Long: "Look after the images in the store. Every verb takes names (busybox is docker.io/library/busybox:latest),\n" +
-			"IDs or their first digits, and -o json.",
+			"IDs or their first digits, and -o json.\n\n" +
+			"Several can share a store as namespaces, as containerd has them: each sees its own names, pins and users, while\n" +
+			"bytes and unpacked layers are there once. Pods and kubelets are in k8s.io, which is where these verbs work unless\n" +
+			"-n says another.",
 		Example: "  berth image pull docker.io/library/busybox:1.36\n  berth image import busybox.tar\n" +
 			"  berth image ls\n  berth image tag busybox:1.36 127.0.0.1:5000/busybox:1\n  berth image push 127.0.0.1:5000/busybox:1\n  berth image rm busybox:1.36",
 	}
+	register(cmd.PersistentFlags(), imageSettings)
 	cmd.AddCommand(c.imageLs("ls"), c.imageInspect(), c.imageExplain(), c.imageRm(),
 		c.imagePull(), c.imagePush(), c.imageImport(), c.imageExport(),
 		c.imageTag(), c.imageUntag(), c.imagePin(true), c.imagePin(false), c.imagePrune())
@@ -27,7 +31,11 @@ func (c *cli) imageCommand() *cobra.Command {
 }
 
 // imagesCommand is `berth image ls` for short.
-func (c *cli) imagesCommand() *cobra.Command { return c.imageLs("images") }
+func (c *cli) imagesCommand() *cobra.Command {
+	cmd := c.imageLs("images")
+	register(cmd.Flags(), imageSettings)
+	return cmd
+}
 
 // withNode runs f with a node, started for it if there is none.
 func (c *cli) withNode(ctx context.Context, f func(*handle) error) error {
@@ -50,7 +58,12 @@ func imageVerb[T any](c *cli, cmd *cobra.Command, run func(ctx context.Context, 
 		cmd.ValidArgsFunction = c.completeImages
 	}
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		l, err := c.load(cmd, imageSettings)
+		if err != nil {
+			return err
+		}
 		return c.withNode(cmd.Context(), func(h *handle) error {
+			h.node.Namespace = l.Images.Namespace
 			v, err := run(cmd.Context(), h, args)
 			if err != nil {
 				return err
@@ -79,25 +92,34 @@ func each[T any](args []string, f func(string) (T, error)) ([]T, error) {
 }
 
 func (c *cli) imageLs(use string) *cobra.Command {
-	return imageVerb(c, &cobra.Command{
+	all := false
+	cmd := imageVerb(c, &cobra.Command{
 		Use:               use,
 		Short:             "List the images in the store",
-		Example:           "  berth image ls\n  berth image ls -o json | jq -r '.[].ID'",
+		Example:           "  berth image ls\n  berth image ls -n default\n  berth image ls -o json | jq -r '.[].ID'",
 		Args:              cobra.NoArgs,
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}, func(ctx context.Context, h *handle, _ []string) ([]image.Image, error) {
+		if all {
+			return h.node.AllImages(ctx)
+		}
 		return h.node.Images(ctx)
 	}, func(images []image.Image) error {
 		rows := [][]string{{"IMAGE", "ID", "PLATFORM", "SIZE", "AGE", "USED", "PINNED"}}
 		for i := range images {
-			rows = append(rows, imageRows(&images[i])...)
+			rows = append(rows, imageRows(&images[i], all)...)
+		}
+		if all {
+			rows[0] = append(rows[0], "NAMESPACE")
 		}
 		return table(c.out, rows)
 	})
+	cmd.Flags().BoolVarP(&all, "all-namespaces", "A", false, "the images of all namespaces")
+	return cmd
 }
 
 // imageRows is a row for each name of an image.
-func imageRows(img *image.Image) [][]string {
+func imageRows(img *image.Image, namespaces bool) [][]string {
 	names := img.RepoTags
 	if len(names) == 0 {
 		names = img.RepoDigests
@@ -106,12 +128,17 @@ func imageRows(img *image.Image) [][]string {
 		names = []string{"-"}
 	}
 	var rows [][]string
-	pinned := ""
+	rest := []string{""}
 	if img.Pinned {
-		pinned = "yes"
+		rest[0] = "yes"
+	}
+	if namespaces {
+		rest = append(rest, img.Namespace)
 	}
 	for _, n := range names {
-		rows = append(rows, []string{n, shortID(img), img.Config.OS + "/" + img.Config.Architecture, size(img.Size), age(img.Pulled, time.Now()), age(img.Used, time.Now()), pinned})
+		rows = append(rows, append([]string{
+			n, shortID(img), img.Config.OS + "/" + img.Config.Architecture, size(img.Size), age(img.Pulled, time.Now()), age(img.Used, time.Now()),
+		}, rest...))
 	}
 	return rows
 }

@@ -85,6 +85,9 @@ func (c *cli) completeImages(cmd *cobra.Command, args []string, _ string) ([]str
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
 	defer h.Close()
+	if l, err := c.load(cmd, imageSettings); err == nil {
+		h.node.Namespace = l.Images.Namespace
+	}
 	images, err := h.node.Images(cmd.Context())
 	if err != nil {
 		return nil, cobra.ShellCompDirectiveNoFileComp

@@ -50,7 +50,12 @@ var daemonSettings = []setting{
 	{"log-format", "BERTH_LOG_FORMAT", "log.format", "text or json"},
 }
 
-func allSettings() []setting { return slices.Concat(folders, daemonSettings) }
+// imageSettings are those of the verbs on images.
+var imageSettings = []setting{
+	{"namespace", "BERTH_IMAGE_NAMESPACE", "images.namespace", "whose images: k8s.io is what pods use"},
+}
+
+func allSettings() []setting { return slices.Concat(folders, daemonSettings, imageSettings) }
 
 const envConfig = "BERTH_CONFIG"
 
@@ -76,7 +81,11 @@ func register(fl *pflag.FlagSet, settings []setting) {
 		if s.flag == "subnet" || s.flag == "plain-http" {
 			kind = "list"
 		}
-		fl.Var(&text{kind: kind}, s.flag, fmt.Sprintf("%s (%s in the configuration, $%s)", s.usage, s.key, s.env))
+		short := ""
+		if s.flag == "namespace" {
+			short = "n"
+		}
+		fl.VarP(&text{kind: kind}, s.flag, short, fmt.Sprintf("%s (%s in the configuration, $%s)", s.usage, s.key, s.env))
 	}
 }
 
@@ -113,6 +122,9 @@ func (c *cli) load(cmd *cobra.Command, settings []setting) (*config.Loaded, erro
 		}
 	}
 	_, err = handlers(l)
+	if bad := image.CheckNamespace(l.Images.Namespace); bad != nil {
+		err = errors.Join(err, l.Mistake("images.namespace", bad.Error()))
+	}
 	return l, errors.Join(l.Check(), err)
 }
 

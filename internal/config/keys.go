@@ -134,6 +134,9 @@ type CNI struct {
 
 // Images is the image store.
 type Images struct {
+	// The namespace that "berth image" works in, as containerd has them. Pods, the CRI and kubelets are in "k8s.io"
+	// whatever this says. (docs/images.md)
+	Namespace string `toml:"namespace"`
 	// Registries ("host" or "host:port") that may be spoken to without TLS. Loopback addresses always may.
 	PlainHTTP []string `toml:"plain_http" reload:"yes"`
 	// Folders like containerd's certs.d: NAME/hosts.toml in them says which mirrors, certificates and headers
@@ -214,7 +217,7 @@ func Default() Config {
 		Network: Network{Driver: "bridge", Spares: 4, CNI: CNI{
 			ConfDir: "/etc/cni/net.d", BinDirs: []string{"/opt/cni/bin"}, Timeout: Duration{time.Minute},
 		}},
-		Images: Images{Pinned: []string{}, RegistryDirs: []string{"/etc/berth/certs.d", "/etc/containerd/certs.d", "/etc/docker/certs.d"}, Downloads: 6, KeepForRetry: Duration{10 * time.Minute},
+		Images: Images{Namespace: "k8s.io", Pinned: []string{}, RegistryDirs: []string{"/etc/berth/certs.d", "/etc/containerd/certs.d", "/etc/docker/certs.d"}, Downloads: 6, KeepForRetry: Duration{10 * time.Minute},
 			GCHighPercent: 85, GCLowPercent: 80, GCMinAge: Duration{2 * time.Minute}},
 		Tracing: Tracing{SampleRatio: 1},
 	}

@@ -6,7 +6,8 @@
 // On disk, below Config.Root:
 //
 //	images/oci-layout, index.json   an OCI image layout; each entry's org.opencontainers.image.ref.name
-//	                                is a full name, "docker.io/library/busybox:1.36" or "…@sha256:…"
+//	                                is a full name, "docker.io/library/busybox:1.36" or "…@sha256:…",
+//	                                its berth.namespace who has it; none is k8s.io
 //	images/blobs/sha256/<hex>       manifests, configurations, compressed layers
 //	images/layers/<hex>/            one unpacked layer, named by its diff ID: fs/, layer.json, synced
 //	images/signatures/<hex>         the signatures that an image was let in with, by its manifest's digest
@@ -25,7 +26,7 @@
 //   - An error leaves nothing half-made. A crash leaves it until the next Open.
 //   - No layer can touch anything outside its own directory (package unpack).
 //   - Everything is answered from memory, except what has to read file contents.
-//   - A blob or layer in use by an image, a running pull or a snapshot is not collected.
+//   - A blob or layer in use by an image, a running pull or a snapshot is not collected, in whichever namespace.
 //
 // It never: mounts anything (it says what to mount), knows containers, pods or CRI, or takes the
 // contents of an image's configuration for more than data.

@@ -96,7 +96,7 @@ func (e *exporter) add(img *Image, asked string) error {
 func (s *Store) isName(name string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	_, ok := s.names[name]
+	_, ok := s.own().names[name]
 	return ok
 }
 
@@ -104,9 +104,9 @@ func (s *Store) isName(name string) bool {
 func (s *Store) described(img *Image) (manifest, config ispec.Descriptor, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	m, ok := s.manifests[img.Manifest]
+	m, ok := s.own().manifests[img.Manifest]
 	if !ok {
-		return manifest, config, notFound(img.ID.String())
+		return manifest, config, s.notFound(img.ID.String())
 	}
 	return m.desc, m.config, nil
 }

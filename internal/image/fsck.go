@@ -1,7 +1,9 @@
 package image
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -95,24 +97,31 @@ func (s *Store) owners() map[digest.Digest]string {
 	for d := range s.keep {
 		o[d] = "a pull that may be repeated"
 	}
+	for namespace, t := range s.tenants {
+		names := t.shownNames()
+		for d, m := range t.manifests {
+			owner := "image " + cmp.Or(names[d], m.config.Digest.String())
+			if namespace != DefaultNamespace {
+				owner += " of the namespace " + namespace
+			}
+			o[d], o[m.config.Digest] = owner, owner
+			for _, l := range m.layers {
+				o[l.Blob.Digest], o[l.DiffID] = owner, owner
+			}
+		}
+	}
+	return o
+}
+
+// shownNames is one name for each manifest that has any, a tag where there is one.
+func (t tenant) shownNames() map[digest.Digest]string {
 	names := map[digest.Digest]string{}
-	for name, d := range s.names {
+	for name, d := range t.names {
 		if old, ok := names[d]; !ok || strings.Contains(old, "@") && !strings.Contains(name, "@") {
 			names[d] = name
 		}
 	}
-	for d, m := range s.manifests {
-		name := names[d]
-		if name == "" {
-			name = m.config.Digest.String()
-		}
-		owner := "image " + name
-		o[d], o[m.config.Digest] = owner, owner
-		for _, l := range m.layers {
-			o[l.Blob.Digest], o[l.DiffID] = owner, owner
-		}
-	}
-	return o
+	return names
 }
 
 func (c *check) add(path, owner string, bytes int64, problem string) int {
@@ -374,11 +383,20 @@ func (c *check) repair() error {
 	return s.dropWithout(lost)
 }
 
-// dropWithout drops the images that need one of the blobs.
+// dropWithout drops the images that need one of the blobs, in all namespaces.
 func (s *Store) dropWithout(lost []digest.Digest) error {
+	var errs []error
+	for _, namespace := range s.Namespaces() {
+		in := Store{core: s.core, namespace: namespace}
+		errs = append(errs, in.dropOwnWithout(lost))
+	}
+	return errors.Join(errs...)
+}
+
+func (s *Store) dropOwnWithout(lost []digest.Digest) error {
 	var ch change
 	s.mu.Lock()
-	for d, m := range s.manifests {
+	for d, m := range s.own().manifests {
 		need := []digest.Digest{d, m.config.Digest}
 		for _, l := range m.layers {
 			need = append(need, l.Blob.Digest)

@@ -15,7 +15,7 @@ import (
 )
 
 // Remove removes the image that refOrID means, with all its names. Its blobs and layers go in the
-// background, those that a snapshot lies on when that goes. Where there is no such image the error is
+// background, unless another namespace has them, and those that a snapshot lies on when that goes. Where there is no such image the error is
 // ErrNotFound.
 func (s *Store) Remove(ctx context.Context, refOrID string) error {
 	if err := s.gate.enter(); err != nil {
@@ -25,7 +25,7 @@ func (s *Store) Remove(ctx context.Context, refOrID string) error {
 	s.mu.Lock()
 	id, err := s.find(refOrID)
 	var c change
-	for d, m := range s.manifests {
+	for d, m := range s.own().manifests {
 		if err == nil && m.config.Digest == id {
 			c.remove = append(c.remove, d)
 		}
@@ -46,7 +46,7 @@ func (s *Store) Remove(ctx context.Context, refOrID string) error {
 // used returns the blobs and layers that something wants. The caller holds mu.
 func (s *Store) used(now time.Time) (blobs, layers map[digest.Digest]bool) {
 	blobs, layers = map[digest.Digest]bool{}, map[digest.Digest]bool{}
-	for d, m := range s.manifests {
+	for d, m := range s.everybodys() {
 		blobs[d], blobs[m.config.Digest] = true, true
 		for _, l := range m.layers {
 			blobs[l.Blob.Digest], layers[l.DiffID] = true, true

@@ -13,6 +13,8 @@ import (
 type Image struct {
 	// ID is the digest of the configuration, as the Container Runtime Interface has it.
 	ID digest.Digest
+	// Namespace is whose image it is: another one may have the same under other names.
+	Namespace string
 	// Manifest is the digest of the manifest that the layers came by.
 	Manifest digest.Digest
 	// RepoTags are the full names with a tag, "docker.io/library/busybox:1.36", sorted.

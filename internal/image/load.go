@@ -1,6 +1,7 @@
 package image
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"io/fs"
@@ -150,7 +151,7 @@ func (s *Store) loadIndex() error {
 }
 
 func (s *Store) rewriteIndex() error {
-	b, err := encodeIndex(s.manifests, s.names, s.pins)
+	b, err := encodeIndex(s.tenants)
 	if err != nil {
 		return err
 	}
@@ -161,13 +162,15 @@ func (s *Store) rewriteIndex() error {
 // their blobs.
 func (s *Store) loadEntry(desc ispec.Descriptor) error {
 	name, pinned := desc.Annotations[ispec.AnnotationRefName], desc.Annotations[annotationPinned] == "true"
+	namespace := cmp.Or(desc.Annotations[annotationNamespace], DefaultNamespace)
 	desc.Annotations = nil
-	if err := checkDescriptor(desc); err != nil {
+	if err := errors.Join(checkDescriptor(desc), CheckNamespace(namespace)); err != nil {
 		return err
 	}
-	if _, ok := s.manifests[desc.Digest]; !ok {
-		m, err := s.loadManifest(desc)
-		if err != nil {
+	m := s.manifestOf(desc.Digest)
+	if m == nil {
+		var err error
+		if m, err = s.loadManifest(desc); err != nil {
 			return err
 		}
 		for _, l := range m.layers {
@@ -175,13 +178,18 @@ func (s *Store) loadEntry(desc ispec.Descriptor) error {
 				return kind.Errorf(ErrCorrupt, "the blob %s is missing or has the wrong size", l.Blob.Digest)
 			}
 		}
-		s.manifests[desc.Digest] = m
 	}
+	t, ok := s.tenants[namespace]
+	if !ok {
+		t = t.clone()
+		s.tenants[namespace] = t // nobody has seen it yet
+	}
+	t.manifests[desc.Digest] = m
 	if name != "" {
-		s.names[name] = desc.Digest
+		t.names[name] = desc.Digest
 	}
 	if pinned {
-		s.pins[desc.Digest] = true
+		t.pins[desc.Digest] = true
 	}
 	return nil
 }
@@ -247,7 +255,7 @@ func (s *Store) loadSnapshots() error {
 		if err := readJSON(filepath.Join(path, snapshotFileName), &f); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			s.log.Warn("the record of a snapshot can't be read", "key", e.Name(), "err", err)
 		}
-		s.snaps[e.Name()] = &snapshot{image: f.Image, layers: f.Layers, copied: f.Copied}
+		s.snaps[e.Name()] = &snapshot{namespace: cmp.Or(f.Namespace, DefaultNamespace), image: f.Image, layers: f.Layers, copied: f.Copied}
 	}
 	return nil
 }

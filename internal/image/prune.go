@@ -28,7 +28,7 @@ type PruneOptions struct {
 type Pruned struct {
 	// Images were removed, or would be.
 	Images []Image
-	// Bytes should become free by that: layers and blobs that no other image has.
+	// Bytes should become free by that: layers and blobs that no other image has, in no namespace.
 	Bytes int64
 	// Usage of the filesystem in per cent before, and its size in bytes.
 	Usage    int
@@ -37,8 +37,8 @@ type Pruned struct {
 	Missing int64
 }
 
-// Prune removes images that no root filesystem lies on and that are not pinned, those first that were used
-// longest ago. Their files go in the background.
+// Prune removes the namespace's images that no root filesystem lies on and that are not pinned, those first that were
+// used longest ago. Their files go in the background.
 func (s *Store) Prune(ctx context.Context, o PruneOptions) (Pruned, error) {
 	if o.High < 0 || o.High > 100 || o.Low < 0 || o.Low > o.High {
 		return Pruned{}, kind.Errorf(ErrInvalid, "the marks %d %% and %d %% are not in order: 0 ≤ low ≤ high ≤ 100", o.Low, o.High)
@@ -95,8 +95,11 @@ func (s *Store) exclusive(img *Image, gone []Image) int64 {
 	var bytes int64
 	for i, l := range img.Layers {
 		shared := slices.ContainsFunc(img.Layers[:i], func(o Layer) bool { return o.DiffID == l.DiffID })
-		for _, m := range s.manifests {
-			shared = shared || !isGone(m) && slices.ContainsFunc(m.layers, func(o Layer) bool { return o.DiffID == l.DiffID })
+		for namespace, t := range s.tenants {
+			for _, m := range t.manifests {
+				gone := namespace == s.namespace && isGone(m)
+				shared = shared || !gone && slices.ContainsFunc(m.layers, func(o Layer) bool { return o.DiffID == l.DiffID })
+			}
 		}
 		if shared {
 			continue

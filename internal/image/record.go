@@ -32,31 +32,14 @@ func (s *Store) commit(c change) error {
 	s.disk.Lock()
 	defer s.disk.Unlock()
 	s.mu.Lock()
-	manifests, names, pins := maps.Clone(s.manifests), maps.Clone(s.names), maps.Clone(s.pins)
+	old, tenants := s.own(), maps.Clone(s.tenants)
 	s.mu.Unlock()
-	for _, d := range c.remove {
-		delete(manifests, d)
-		delete(pins, d)
-		maps.DeleteFunc(names, func(_ string, to digest.Digest) bool { return to == d })
+	if now := old.after(c); len(now.manifests) > 0 {
+		tenants[s.namespace] = now
+	} else {
+		delete(tenants, s.namespace)
 	}
-	for d, m := range c.add {
-		if _, ok := manifests[d]; !ok {
-			manifests[d] = m
-		}
-	}
-	maps.Copy(names, c.name)
-	for _, n := range c.unname {
-		delete(names, n)
-	}
-	for d, on := range c.pin {
-		if _, ok := manifests[d]; ok && on {
-			pins[d] = true
-		} else {
-			delete(pins, d)
-		}
-	}
-	s.dropNameless(manifests, names, pins)
-	b, err := encodeIndex(manifests, names, pins)
+	b, err := encodeIndex(tenants)
 	if err != nil {
 		return err
 	}
@@ -64,51 +47,85 @@ func (s *Store) commit(c change) error {
 		return fmt.Errorf("record the image: %w", s.remedy(err))
 	}
 	s.mu.Lock()
-	s.manifests, s.names, s.pins = manifests, names, pins
+	s.tenants = tenants
 	s.mu.Unlock()
 	wake(s.settle)
 	return nil
 }
 
-// dropNameless removes the manifests whose last name now leads elsewhere. Those that never had one,
-// and those that are pinned, stay.
-func (s *Store) dropNameless(manifests map[digest.Digest]*manifest, names map[string]digest.Digest, pins map[digest.Digest]bool) {
-	now := map[digest.Digest]bool{}
-	for _, d := range names {
-		now[d] = true
+// after is what a namespace has after a change.
+func (t tenant) after(c change) tenant {
+	now := t.clone()
+	for _, d := range c.remove {
+		delete(now.manifests, d)
+		delete(now.pins, d)
+		maps.DeleteFunc(now.names, func(_ string, to digest.Digest) bool { return to == d })
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, d := range s.names {
-		if !now[d] && !pins[d] {
-			delete(manifests, d)
+	for d, m := range c.add {
+		if _, ok := now.manifests[d]; !ok {
+			now.manifests[d] = m
 		}
 	}
+	maps.Copy(now.names, c.name)
+	for _, n := range c.unname {
+		delete(now.names, n)
+	}
+	for d, on := range c.pin {
+		if _, ok := now.manifests[d]; ok && on {
+			now.pins[d] = true
+		} else {
+			delete(now.pins, d)
+		}
+	}
+	// A manifest whose last name now leads elsewhere goes. Those that never had one, and those that are pinned, stay.
+	named := now.named()
+	for _, d := range t.names {
+		if !named[d] && !now.pins[d] {
+			delete(now.manifests, d)
+		}
+	}
+	return now
 }
 
-// annotationPinned marks the descriptors of what is pinned.
-const annotationPinned = "berth.pinned"
-
-// encodeIndex makes index.json: a descriptor for each name, and one for each manifest without a name.
-func encodeIndex(manifests map[digest.Digest]*manifest, names map[string]digest.Digest, pins map[digest.Digest]bool) ([]byte, error) {
-	index := ispec.Index{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ispec.MediaTypeImageIndex, Manifests: []ispec.Descriptor{}}
-	named := map[digest.Digest]bool{}
-	for _, name := range slices.Sorted(maps.Keys(names)) {
-		d := manifests[names[name]].desc
-		d.Annotations = map[string]string{ispec.AnnotationRefName: name}
-		if pins[d.Digest] {
-			d.Annotations[annotationPinned] = "true"
-		}
-		index.Manifests = append(index.Manifests, d)
-		named[d.Digest] = true
+// named are the manifests that a name leads to.
+func (t tenant) named() map[digest.Digest]bool {
+	out := map[digest.Digest]bool{}
+	for _, d := range t.names {
+		out[d] = true
 	}
-	for _, dgst := range slices.Sorted(maps.Keys(manifests)) {
-		if !named[dgst] {
-			d := manifests[dgst].desc
-			if pins[dgst] {
-				d.Annotations = map[string]string{annotationPinned: "true"}
+	return out
+}
+
+// Annotations of the descriptors in index.json: of what is pinned, and whose it is.
+const (
+	annotationPinned    = "berth.pinned"
+	annotationNamespace = "berth.namespace"
+)
+
+// encodeIndex makes index.json: in each namespace a descriptor for each name, and one for each manifest without a name.
+func encodeIndex(tenants map[string]tenant) ([]byte, error) {
+	index := ispec.Index{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ispec.MediaTypeImageIndex, Manifests: []ispec.Descriptor{}}
+	for _, namespace := range slices.Sorted(maps.Keys(tenants)) {
+		t := tenants[namespace]
+		add := func(dgst digest.Digest, name string) {
+			d := t.manifests[dgst].desc
+			d.Annotations = map[string]string{annotationNamespace: namespace}
+			if name != "" {
+				d.Annotations[ispec.AnnotationRefName] = name
+			}
+			if t.pins[dgst] {
+				d.Annotations[annotationPinned] = "true"
 			}
 			index.Manifests = append(index.Manifests, d)
+		}
+		for _, name := range slices.Sorted(maps.Keys(t.names)) {
+			add(t.names[name], name)
+		}
+		named := t.named()
+		for _, dgst := range slices.Sorted(maps.Keys(t.manifests)) {
+			if !named[dgst] {
+				add(dgst, "")
+			}
 		}
 	}
 	return json.MarshalIndent(index, "", "  ")
@@ -143,12 +160,12 @@ func (s *Store) recorded(c change) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for d := range c.add {
-		if _, ok := s.manifests[d]; !ok {
+		if _, ok := s.own().manifests[d]; !ok {
 			return false
 		}
 	}
 	for n, d := range c.name {
-		if s.names[n] != d {
+		if s.own().names[n] != d {
 			return false
 		}
 	}
@@ -172,13 +189,13 @@ func (c *contents) digests() []digest.Digest {
 	return ds
 }
 
-// List returns all images, the newest first.
+// List returns the namespace's images, the newest first.
 func (s *Store) List() []*Image {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	byID := map[digest.Digest]bool{}
 	var images []*Image
-	for _, m := range s.manifests {
+	for _, m := range s.own().manifests {
 		if !byID[m.config.Digest] {
 			byID[m.config.Digest] = true
 			images = append(images, s.image(m.config.Digest))
@@ -195,19 +212,20 @@ func (s *Store) List() []*Image {
 
 // image makes the Image with an ID that exists. The caller holds mu.
 func (s *Store) image(id digest.Digest) *Image {
-	img := &Image{ID: id}
+	t := s.own()
+	img := &Image{ID: id, Namespace: s.namespace}
 	var first *manifest
-	for d, m := range s.manifests {
+	for d, m := range t.manifests {
 		if m.config.Digest != id {
 			continue
 		}
-		img.Pinned = img.Pinned || s.pins[d]
+		img.Pinned = img.Pinned || t.pins[d]
 		if first == nil || d < first.desc.Digest {
 			first = m
 		}
 	}
-	for name, d := range s.names {
-		if s.manifests[d].config.Digest != id {
+	for name, d := range t.names {
+		if t.manifests[d].config.Digest != id {
 			continue
 		}
 		if strings.Contains(name, "@") {
@@ -260,35 +278,35 @@ func (s *Store) Get(refOrID string) (*Image, error) {
 
 // find returns the ID of the image that is meant. The caller holds mu.
 func (s *Store) find(what string) (digest.Digest, error) {
-	hex := strings.TrimPrefix(what, "sha256:")
+	t, hex := s.own(), strings.TrimPrefix(what, "sha256:")
 	if len(hex) == 64 && isHex(hex) {
 		d := digest.NewDigestFromEncoded(digest.SHA256, hex)
-		if m, ok := s.manifests[d]; ok {
+		if m, ok := t.manifests[d]; ok {
 			return m.config.Digest, nil
 		}
-		for _, m := range s.manifests {
+		for _, m := range t.manifests {
 			if m.config.Digest == d {
 				return d, nil
 			}
 		}
-		return "", notFound(what)
+		return "", s.notFound(what)
 	}
 	if ref, err := reference.Parse(what); err == nil {
 		name := ref.Tagged()
 		if ref.Digest() != "" {
 			name = ref.WithDigest(ref.Digest())
 		}
-		if d, ok := s.names[name]; ok {
-			return s.manifests[d].config.Digest, nil
+		if d, ok := t.names[name]; ok {
+			return t.manifests[d].config.Digest, nil
 		}
 	} else if !isHex(hex) {
 		return "", err
 	}
 	if len(hex) < 3 || !isHex(hex) {
-		return "", notFound(what)
+		return "", s.notFound(what)
 	}
 	var found digest.Digest
-	for _, m := range s.manifests {
+	for _, m := range t.manifests {
 		if id := m.config.Digest; strings.HasPrefix(id.Encoded(), hex) && id != found {
 			if found != "" {
 				return "", kind.Errorf(ErrAmbiguous, "image %q is ambiguous, several images have an ID that begins so; give more digits", what)
@@ -297,13 +315,16 @@ func (s *Store) find(what string) (digest.Digest, error) {
 		}
 	}
 	if found == "" {
-		return "", notFound(what)
+		return "", s.notFound(what)
 	}
 	return found, nil
 }
 
-func notFound(what string) error {
-	return kind.Errorf(ErrNotFound, "image %q is not in the store; pull it first", what)
+func (s *Store) notFound(what string) error {
+	if s.namespace == DefaultNamespace {
+		return kind.Errorf(ErrNotFound, "image %q is not in the store; pull it first", what)
+	}
+	return kind.Errorf(ErrNotFound, "image %q is not in the namespace %s of the store; pull it first", what, s.namespace)
 }
 
 func isHex(s string) bool {

@@ -143,7 +143,7 @@ func (s *Store) Allowed(refOrID, asked string) error {
 // evidence is what signatures of an image may be of, and those that were kept.
 func (s *Store) evidence(img *Image) (digests []digest.Digest, signatures []trust.Signature) {
 	s.mu.Lock()
-	for d, m := range s.manifests {
+	for d, m := range s.own().manifests {
 		if m.config.Digest == img.ID {
 			digests = append(digests, d)
 		}
@@ -211,8 +211,7 @@ func (s *Store) dropSignatures() error {
 	for _, e := range entries {
 		d, ok := parseHex(e.Name())
 		s.mu.Lock()
-		_, here := s.manifests[d]
-		here = here || s.leases[d] > 0
+		here := s.manifestOf(d) != nil || s.leases[d] > 0
 		s.mu.Unlock()
 		if ok && here {
 			continue

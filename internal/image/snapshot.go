@@ -24,10 +24,11 @@ import (
 
 // snapshotFile is snapshots/<key>/snapshot.json. It is not synced: a container does not outlive its boot.
 type snapshotFile struct {
-	Image  digest.Digest   `json:"image"`
-	Layers []digest.Digest `json:"layers"` // the lowest first
-	Boot   string          `json:"boot"`
-	Copied bool            `json:"copied,omitempty"` // upper/ holds all of the image
+	Namespace string          `json:"namespace,omitempty"` // of the image; "" is DefaultNamespace
+	Image     digest.Digest   `json:"image"`
+	Layers    []digest.Digest `json:"layers"` // the lowest first
+	Boot      string          `json:"boot"`
+	Copied    bool            `json:"copied,omitempty"` // upper/ holds all of the image
 }
 
 const snapshotFileName = "snapshot.json"
@@ -55,7 +56,7 @@ func validKey(key string) error {
 	return nil
 }
 
-// Prepare makes the writable root filesystem called key on top of img, and says how to mount it. Called
+// Prepare makes the writable root filesystem called key, of this namespace, on top of img, and says how to mount it. Called
 // again with the same key and image it returns the same. What was written survives until RemoveRootfs,
 // and not the machine's restart: it is mounted "volatile".
 func (s *Store) Prepare(ctx context.Context, key string, img *Image) (Rootfs, error) {
@@ -81,7 +82,7 @@ func (s *Store) Prepare(ctx context.Context, key string, img *Image) (Rootfs, er
 
 // claim makes sure that img's layers are here and that key keeps them here.
 func (s *Store) claim(ctx context.Context, key string, img *Image) (*snapshot, error) {
-	sn := &snapshot{image: img.ID}
+	sn := &snapshot{namespace: s.namespace, image: img.ID}
 	for _, l := range img.Layers {
 		sn.layers = append(sn.layers, l.DiffID)
 	}
@@ -90,6 +91,10 @@ func (s *Store) claim(ctx context.Context, key string, img *Image) (*snapshot, e
 	if ok && old.image != "" && old.image != img.ID {
 		s.mu.Unlock()
 		return nil, fmt.Errorf("it is in use with the image %s", old.image)
+	}
+	if ok && old.namespace != s.namespace {
+		s.mu.Unlock()
+		return nil, fmt.Errorf("it is in use in the namespace %s", old.namespace)
 	}
 	s.snaps[key] = sn // from here on the layers stay
 	var missing []Layer
@@ -184,7 +189,7 @@ func (s *Store) fillSnapshot(ctx context.Context, tmp string, sn *snapshot, img 
 			return err
 		}
 	}
-	b, err := json.Marshal(snapshotFile{Image: sn.image, Layers: sn.layers, Boot: s.boot, Copied: sn.copied})
+	b, err := json.Marshal(snapshotFile{Namespace: sn.namespace, Image: sn.image, Layers: sn.layers, Boot: s.boot, Copied: sn.copied})
 	if err != nil {
 		return err
 	}

@@ -24,10 +24,16 @@ import (
 	"github.com/11f9778f/berth/internal/sys"
 )
 
-// Store is the store of images. All methods may be called at the same time.
+// Store is the store of images as one namespace sees it (In). All methods may be called at the same time.
+type Store struct {
+	*core
+	namespace string
+}
+
+// core is what all namespaces share.
 //
 // Lock order: disk before mu. Under mu there is no system call.
-type Store struct {
+type core struct {
 	layout
 	cfg      Config // but for its Tunable
 	tunable  atomic.Pointer[Tunable]
@@ -45,9 +51,7 @@ type Store struct {
 	disk sync.Mutex
 
 	mu        sync.Mutex
-	manifests map[digest.Digest]*manifest
-	names     map[string]digest.Digest    // full name → manifest
-	pins      map[digest.Digest]bool      // manifests that are pinned
+	tenants   map[string]tenant           // by namespace; an empty one is not there
 	lastUse   map[digest.Digest]time.Time // when a container was last made of an image, by its ID
 	blobs     map[digest.Digest]int64     // what is at blobs/sha256, with its size
 	layerRecs map[digest.Digest]*layerRec
@@ -89,14 +93,15 @@ type layerRec struct {
 
 // snapshot is what a container's writable layer lies on.
 type snapshot struct {
-	image   digest.Digest
-	layers  []digest.Digest // the lowest first
-	copied  bool            // it is a copy of the image, for want of overlayfs
-	measure measure
+	namespace string
+	image     digest.Digest
+	layers    []digest.Digest // the lowest first
+	copied    bool            // it is a copy of the image, for want of overlayfs
+	measure   measure
 }
 
-// Open opens the store below c.Root, makes it where there is none, and repairs what a crash has left.
-// One process can have it open at a time.
+// Open opens the store below c.Root, makes it where there is none, and repairs what a crash has left. It returns
+// it as DefaultNamespace sees it. One process can have it open at a time.
 func Open(c Config) (*Store, error) {
 	s, err := newStore(c)
 	if err != nil {
@@ -119,7 +124,7 @@ func newStore(c Config) (*Store, error) {
 		return nil, fmt.Errorf("the root directory %q must be an absolute path without : , \\ \" (mount options can't hold them)", c.Root)
 	}
 	c.setDefaults()
-	s := &Store{
+	s := &Store{namespace: DefaultNamespace, core: &core{
 		layout:    newLayout(c.Root),
 		cfg:       c,
 		log:       c.Log,
@@ -128,9 +133,7 @@ func newStore(c Config) (*Store, error) {
 		pool:      registry.NewPool(c.Transport),
 		downloads: semaphore.NewWeighted(int64(c.Downloads)),
 		unpacks:   semaphore.NewWeighted(int64(c.Unpacks)),
-		manifests: map[digest.Digest]*manifest{},
-		names:     map[string]digest.Digest{},
-		pins:      map[digest.Digest]bool{},
+		tenants:   map[string]tenant{},
 		lastUse:   map[digest.Digest]time.Time{},
 		blobs:     map[digest.Digest]int64{},
 		layerRecs: map[digest.Digest]*layerRec{},
@@ -139,7 +142,7 @@ func newStore(c Config) (*Store, error) {
 		snaps:     map[string]*snapshot{},
 		sweep:     make(chan struct{}, 1),
 		settle:    make(chan struct{}, 1),
-	}
+	}}
 	s.overlay = sync.OnceValue(func() error {
 		err := checkOverlay()
 		if err != nil {
@@ -202,7 +205,7 @@ func setDefault[T int | int64 | time.Duration](v *T, d T) {
 }
 
 // Close ends what runs, waits for it, and gives the store free for another process. Calls under way, and
-// later ones, fail with ErrClosed.
+// later ones, fail with ErrClosed, in all namespaces.
 func (s *Store) Close() error {
 	s.gate.shut()
 	s.end()

@@ -39,7 +39,7 @@ func (s *Store) Untag(ctx context.Context, name string) error {
 		full = r.WithDigest(d)
 	}
 	s.mu.Lock()
-	_, ok := s.names[full]
+	_, ok := s.own().names[full]
 	s.mu.Unlock()
 	if !ok {
 		return kind.Errorf(ErrNotFound, "no image in the store has the name %q", full)
@@ -55,7 +55,7 @@ func (s *Store) Pin(ctx context.Context, refOrID string, on bool) (*Image, error
 		c := change{pin: map[digest.Digest]bool{}}
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		for d, m := range s.manifests {
+		for d, m := range s.own().manifests {
 			if m.config.Digest == img.ID {
 				c.pin[d] = on
 			}
@@ -104,13 +104,13 @@ func (s *Store) touch(id digest.Digest) {
 	}
 }
 
-// Users returns the keys of the root filesystems that lie on the image with this ID, sorted.
+// Users returns the keys of the namespace's root filesystems that lie on the image with this ID, sorted.
 func (s *Store) Users(id digest.Digest) []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	keys := []string{}
 	for key, sn := range s.snaps {
-		if sn.image == id {
+		if sn.image == id && sn.namespace == s.namespace {
 			keys = append(keys, key)
 		}
 	}

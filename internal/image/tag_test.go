@@ -78,7 +78,7 @@ func TestPrune(t *testing.T) {
 	}
 	s.mu.Lock()
 	for i, img := range []*Image{old, kept} { // both long unused
-		for _, m := range s.manifests {
+		for _, m := range s.own().manifests {
 			if m.config.Digest == img.ID {
 				m.pulled = time.Now().Add(-time.Duration(2-i) * time.Hour)
 			}

@@ -7,10 +7,11 @@ import (
 	"github.com/11f9778f/berth/internal/trace"
 )
 
-// The paths below /node/ on node.sock. Errors are {"error": "a sentence"} with a code that is not 2xx.
+// The paths below /node/ on node.sock. Errors are {"error": "a sentence"} with a code that is not 2xx. Those of images
+// take &namespace=N; without it they work in Kubernetes'.
 //
 //	GET    /node/info                    Info
-//	GET    /node/images                  []image.Image
+//	GET    /node/images                  []image.Image, with all=true of all namespaces
 //	GET    /node/image?ref=R             image.Image
 //	DELETE /node/image?ref=R
 //	GET    /node/image/explain?ref=R     image.Explanation

@@ -12,7 +12,11 @@ import (
 )
 
 // Client calls what a node serves below /node/. Its methods may be called from several goroutines.
-type Client struct{ http *http.Client }
+type Client struct {
+	http *http.Client
+	// Namespace is that of the images that the client's calls are about; "" is Kubernetes'.
+	Namespace string
+}
 
 // NewClient returns a client of the node that listens at socket. It connects at the first call.
 func NewClient(socket string) *Client {

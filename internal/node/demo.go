@@ -30,6 +30,18 @@ type images struct {
 
 var _ cri.Images = (*images)(nil)
 
+// in returns the images of another namespace; "" is Kubernetes'.
+func (i *images) in(namespace string) (*images, error) {
+	if namespace == "" || namespace == i.Namespace() {
+		return i, nil
+	}
+	s, err := i.In(namespace)
+	if err != nil {
+		return nil, err
+	}
+	return &images{Store: s, exe: i.exe, log: i.log, pulled: i.pulled}, nil
+}
+
 // Get finds an image; the demo image is made first.
 func (i *images) Get(refOrID string) (*image.Image, error) {
 	if isDemo(refOrID) {

@@ -13,66 +13,78 @@ import (
 	"github.com/11f9778f/berth/internal/image"
 )
 
-// Images lists the images in the store.
+// Images lists the images of the client's namespace.
 func (c *Client) Images(ctx context.Context) ([]image.Image, error) {
 	var out []image.Image
-	return out, c.call(ctx, http.MethodGet, "/node/images", nil, &out)
+	return out, c.call(ctx, http.MethodGet, "/node/images", c.images(url.Values{}), &out)
+}
+
+// AllImages lists the images of all namespaces.
+func (c *Client) AllImages(ctx context.Context) ([]image.Image, error) {
+	var out []image.Image
+	return out, c.call(ctx, http.MethodGet, "/node/images", url.Values{"all": {"true"}}, &out)
+}
+
+// images adds the namespace to what a call asks for.
+func (c *Client) images(q url.Values) url.Values {
+	q.Set("namespace", c.Namespace)
+	return q
 }
 
 // Image finds one image by name or ID.
 func (c *Client) Image(ctx context.Context, ref string) (image.Image, error) {
 	var out image.Image
-	return out, c.call(ctx, http.MethodGet, "/node/image", url.Values{"ref": {ref}}, &out)
+	return out, c.call(ctx, http.MethodGet, "/node/image", c.images(url.Values{"ref": {ref}}), &out)
 }
 
 // RemoveImage removes an image with all its names.
 func (c *Client) RemoveImage(ctx context.Context, ref string) error {
-	return c.call(ctx, http.MethodDelete, "/node/image", url.Values{"ref": {ref}}, nil)
+	return c.call(ctx, http.MethodDelete, "/node/image", c.images(url.Values{"ref": {ref}}), nil)
 }
 
 // Pull fetches an image and tells progress how far it is.
 func (c *Client) Pull(ctx context.Context, ref string, progress func(image.Progress)) ([]image.Image, error) {
-	return c.steps(ctx, "/node/images/pull", url.Values{"ref": {ref}}, nil, progress)
+	return c.steps(ctx, "/node/images/pull", c.images(url.Values{"ref": {ref}}), nil, progress)
 }
 
 // Import takes the images of an archive; name is for one that has none.
 func (c *Client) Import(ctx context.Context, name string, archive io.Reader, progress func(image.Progress)) ([]image.Image, error) {
-	return c.steps(ctx, "/node/images/import", url.Values{"name": {name}}, archive, progress)
+	return c.steps(ctx, "/node/images/import", c.images(url.Values{"name": {name}}), archive, progress)
 }
 
 // ExplainImage says what a pull would do.
 func (c *Client) ExplainImage(ctx context.Context, ref string) (image.Explanation, error) {
 	var out image.Explanation
-	return out, c.call(ctx, http.MethodGet, "/node/image/explain", url.Values{"ref": {ref}}, &out)
+	return out, c.call(ctx, http.MethodGet, "/node/image/explain", c.images(url.Values{"ref": {ref}}), &out)
 }
 
 // ImageUsers tells which containers have an image: "container web of pod default/hello".
 func (c *Client) ImageUsers(ctx context.Context, ref string) ([]string, error) {
 	var out []string
-	return out, c.call(ctx, http.MethodGet, "/node/image/users", url.Values{"ref": {ref}}, &out)
+	return out, c.call(ctx, http.MethodGet, "/node/image/users", c.images(url.Values{"ref": {ref}}), &out)
 }
 
 // TagImage gives an image one more name.
 func (c *Client) TagImage(ctx context.Context, ref, name string) (image.Image, error) {
 	var out image.Image
-	return out, c.call(ctx, http.MethodPost, "/node/image/tag", url.Values{"ref": {ref}, "name": {name}}, &out)
+	return out, c.call(ctx, http.MethodPost, "/node/image/tag", c.images(url.Values{"ref": {ref}, "name": {name}}), &out)
 }
 
 // UntagImage takes a name from the image that has it.
 func (c *Client) UntagImage(ctx context.Context, name string) error {
-	return c.call(ctx, http.MethodDelete, "/node/image/tag", url.Values{"name": {name}}, nil)
+	return c.call(ctx, http.MethodDelete, "/node/image/tag", c.images(url.Values{"name": {name}}), nil)
 }
 
 // PinImage keeps an image from being collected, or no longer does.
 func (c *Client) PinImage(ctx context.Context, ref string, on bool) (image.Image, error) {
 	var out image.Image
-	return out, c.call(ctx, http.MethodPost, "/node/image/pin", url.Values{"ref": {ref}, "pin": {strconv.FormatBool(on)}}, &out)
+	return out, c.call(ctx, http.MethodPost, "/node/image/pin", c.images(url.Values{"ref": {ref}, "pin": {strconv.FormatBool(on)}}), &out)
 }
 
 // PushImage uploads an image under the name to, or its own where that is "". It returns the full name with
 // the digest.
 func (c *Client) PushImage(ctx context.Context, ref, to string, progress func(done, all int64)) (string, error) {
-	last, err := c.lines(ctx, "/node/image/push", url.Values{"ref": {ref}, "to": {to}}, nil, func(s Step) bool {
+	last, err := c.lines(ctx, "/node/image/push", c.images(url.Values{"ref": {ref}, "to": {to}}), nil, func(s Step) bool {
 		if s.Pushed == "" && progress != nil {
 			progress(s.Sent, s.All)
 		}
@@ -83,7 +95,7 @@ func (c *Client) PushImage(ctx context.Context, ref, to string, progress func(do
 
 // ExportImages writes images as one archive.
 func (c *Client) ExportImages(ctx context.Context, w io.Writer, refs ...string) error {
-	resp, err := c.do(ctx, http.MethodGet, "/node/images/export", url.Values{"ref": refs}, nil)
+	resp, err := c.do(ctx, http.MethodGet, "/node/images/export", c.images(url.Values{"ref": refs}), nil)
 	if err != nil {
 		return err
 	}
@@ -104,7 +116,7 @@ func (c *Client) PruneImages(ctx context.Context, o image.PruneOptions) (image.P
 		"high": {strconv.Itoa(o.High)}, "low": {strconv.Itoa(o.Low)},
 	}
 	var out image.Pruned
-	return out, c.call(ctx, http.MethodPost, "/node/images/prune", q, &out)
+	return out, c.call(ctx, http.MethodPost, "/node/images/prune", c.images(q), &out)
 }
 
 // steps reads a stream of Step to its last line.

@@ -11,55 +11,77 @@ import (
 	"github.com/11f9778f/berth/internal/image"
 )
 
-// imageRoutes are the paths of the image store.
+// imageRoutes are the paths of the image store. All take the namespace, or else work in Kubernetes'.
 func (n *Node) imageRoutes(mux *http.ServeMux) {
-	mux.HandleFunc("GET /node/images", n.serveImages)
-	mux.HandleFunc("GET /node/image", n.serveImage)
-	mux.HandleFunc("DELETE /node/image", n.serveRemoveImage)
-	mux.HandleFunc("GET /node/image/explain", n.serveExplain)
-	mux.HandleFunc("GET /node/image/users", n.serveUsers)
-	mux.HandleFunc("POST /node/image/tag", n.serveTag)
-	mux.HandleFunc("DELETE /node/image/tag", n.serveUntag)
-	mux.HandleFunc("POST /node/image/pin", n.servePin)
-	mux.HandleFunc("POST /node/image/push", n.servePush)
-	mux.HandleFunc("GET /node/images/export", n.serveExport)
-	mux.HandleFunc("POST /node/images/prune", n.servePrune)
-	mux.HandleFunc("POST /node/images/pull", n.servePull)
-	mux.HandleFunc("POST /node/images/import", n.serveImport)
+	for pattern, serve := range map[string]func(*images, http.ResponseWriter, *http.Request){
+		"GET /node/images":         n.serveImages,
+		"GET /node/image":          n.serveImage,
+		"DELETE /node/image":       n.serveRemoveImage,
+		"GET /node/image/explain":  n.serveExplain,
+		"GET /node/image/users":    n.serveUsers,
+		"POST /node/image/tag":     n.serveTag,
+		"DELETE /node/image/tag":   n.serveUntag,
+		"POST /node/image/pin":     n.servePin,
+		"POST /node/image/push":    n.servePush,
+		"GET /node/images/export":  n.serveExport,
+		"POST /node/images/prune":  n.servePrune,
+		"POST /node/images/pull":   n.servePull,
+		"POST /node/images/import": n.serveImport,
+	} {
+		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
+			store, err := n.store.in(r.URL.Query().Get("namespace"))
+			if err != nil {
+				refuse(w, http.StatusBadRequest, err)
+				return
+			}
+			serve(store, w, r)
+		})
+	}
 }
 
-func (n *Node) serveImages(w http.ResponseWriter, _ *http.Request) {
+func (n *Node) serveImages(s *images, w http.ResponseWriter, r *http.Request) {
 	list := []image.Image{}
-	for _, i := range n.store.List() {
-		list = append(list, *i)
+	namespaces := []string{s.Namespace()}
+	if r.URL.Query().Get("all") == "true" {
+		namespaces = s.Namespaces()
+	}
+	for _, name := range namespaces {
+		in, err := s.In(name)
+		if err != nil {
+			answer(w, nil, err)
+			return
+		}
+		for _, i := range in.List() {
+			list = append(list, *i)
+		}
 	}
 	answer(w, list, nil)
 }
 
-func (n *Node) serveImage(w http.ResponseWriter, r *http.Request) {
-	img, err := n.store.Get(r.URL.Query().Get("ref"))
+func (n *Node) serveImage(s *images, w http.ResponseWriter, r *http.Request) {
+	img, err := s.Get(r.URL.Query().Get("ref"))
 	answer(w, img, err)
 }
 
-func (n *Node) serveRemoveImage(w http.ResponseWriter, r *http.Request) {
+func (n *Node) serveRemoveImage(s *images, w http.ResponseWriter, r *http.Request) {
 	ref := r.URL.Query().Get("ref")
-	_, err := n.store.Store.Get(ref) // to remove what is not there is no error for the store; for a person it is
+	_, err := s.Store.Get(ref) // to remove what is not there is no error for the store; for a person it is
 	if err == nil {
-		err = n.store.Remove(r.Context(), ref)
+		err = s.Remove(r.Context(), ref)
 	}
 	answer(w, struct{}{}, err)
 }
 
-func (n *Node) servePull(w http.ResponseWriter, r *http.Request) {
+func (n *Node) servePull(s *images, w http.ResponseWriter, r *http.Request) {
 	n.steps(w, func(progress func(image.Progress)) ([]*image.Image, error) {
-		img, err := n.store.Pull(r.Context(), r.URL.Query().Get("ref"), image.PullOptions{Progress: progress})
+		img, err := s.Pull(r.Context(), r.URL.Query().Get("ref"), image.PullOptions{Progress: progress})
 		return []*image.Image{img}, err
 	})
 }
 
-func (n *Node) serveImport(w http.ResponseWriter, r *http.Request) {
+func (n *Node) serveImport(s *images, w http.ResponseWriter, r *http.Request) {
 	n.steps(w, func(progress func(image.Progress)) ([]*image.Image, error) {
-		return n.store.Import(r.Context(), r.Body, image.ImportOptions{Name: r.URL.Query().Get("name"), Progress: progress})
+		return s.Import(r.Context(), r.Body, image.ImportOptions{Name: r.URL.Query().Get("name"), Progress: progress})
 	})
 }
 
@@ -90,49 +112,49 @@ func (n *Node) steps(w http.ResponseWriter, do func(func(image.Progress)) ([]*im
 	send(last)
 }
 
-func (n *Node) serveExplain(w http.ResponseWriter, r *http.Request) {
-	e, err := n.store.Explain(r.Context(), r.URL.Query().Get("ref"), image.PullOptions{})
+func (n *Node) serveExplain(s *images, w http.ResponseWriter, r *http.Request) {
+	e, err := s.Explain(r.Context(), r.URL.Query().Get("ref"), image.PullOptions{})
 	answer(w, e, err)
 }
 
 // serveUsers tells which containers have an image.
-func (n *Node) serveUsers(w http.ResponseWriter, r *http.Request) {
-	img, err := n.store.Store.Get(r.URL.Query().Get("ref"))
+func (n *Node) serveUsers(s *images, w http.ResponseWriter, r *http.Request) {
+	img, err := s.Store.Get(r.URL.Query().Get("ref"))
 	if err != nil {
 		answer(w, nil, err)
 		return
 	}
-	users := n.store.Users(img.ID)
+	users := s.Users(img.ID)
 	for i, id := range users {
 		users[i] = n.ownerName(id)
 	}
 	answer(w, users, nil)
 }
 
-func (n *Node) serveTag(w http.ResponseWriter, r *http.Request) {
+func (n *Node) serveTag(s *images, w http.ResponseWriter, r *http.Request) {
 	q := r.URL.Query()
-	if _, err := n.store.Get(q.Get("ref")); err != nil { // this makes the demo image
+	if _, err := s.Get(q.Get("ref")); err != nil { // this makes the demo image
 		answer(w, nil, err)
 		return
 	}
-	img, err := n.store.Tag(r.Context(), q.Get("ref"), q.Get("name"))
+	img, err := s.Tag(r.Context(), q.Get("ref"), q.Get("name"))
 	answer(w, img, err)
 }
 
-func (n *Node) serveUntag(w http.ResponseWriter, r *http.Request) {
-	answer(w, struct{}{}, n.store.Untag(r.Context(), r.URL.Query().Get("name")))
+func (n *Node) serveUntag(s *images, w http.ResponseWriter, r *http.Request) {
+	answer(w, struct{}{}, s.Untag(r.Context(), r.URL.Query().Get("name")))
 }
 
-func (n *Node) servePin(w http.ResponseWriter, r *http.Request) {
+func (n *Node) servePin(s *images, w http.ResponseWriter, r *http.Request) {
 	q := r.URL.Query()
-	img, err := n.store.Pin(r.Context(), q.Get("ref"), q.Get("pin") != "false")
+	img, err := s.Pin(r.Context(), q.Get("ref"), q.Get("pin") != "false")
 	answer(w, img, err)
 }
 
-func (n *Node) servePush(w http.ResponseWriter, r *http.Request) {
+func (n *Node) servePush(s *images, w http.ResponseWriter, r *http.Request) {
 	q := r.URL.Query()
 	send := stream(w)
-	pushed, err := n.store.Push(r.Context(), q.Get("ref"), image.PushOptions{
+	pushed, err := s.Push(r.Context(), q.Get("ref"), image.PushOptions{
 		To: q.Get("to"), Progress: func(done, all int64) { send(Step{Sent: done, All: all}) },
 	})
 	if err != nil {
@@ -145,22 +167,22 @@ func (n *Node) servePush(w http.ResponseWriter, r *http.Request) {
 // trailerError carries what went wrong after the first byte.
 const trailerError = "Berth-Error"
 
-func (n *Node) serveExport(w http.ResponseWriter, r *http.Request) {
+func (n *Node) serveExport(s *images, w http.ResponseWriter, r *http.Request) {
 	refs := r.URL.Query()["ref"]
 	for _, ref := range refs {
-		if _, err := n.store.Get(ref); err != nil {
+		if _, err := s.Get(ref); err != nil {
 			answer(w, nil, err)
 			return
 		}
 	}
 	w.Header().Set("Content-Type", "application/x-tar")
 	w.Header().Set("Trailer", trailerError)
-	if err := n.store.Export(r.Context(), w, refs...); err != nil {
+	if err := s.Export(r.Context(), w, refs...); err != nil {
 		w.Header().Set(trailerError, strconv.Quote(err.Error()))
 	}
 }
 
-func (n *Node) servePrune(w http.ResponseWriter, r *http.Request) {
+func (n *Node) servePrune(s *images, w http.ResponseWriter, r *http.Request) {
 	io.Copy(io.Discard, r.Body)
 	q := r.URL.Query()
 	o := image.PruneOptions{
@@ -181,6 +203,6 @@ func (n *Node) servePrune(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusBadRequest, fmt.Errorf("unused: %w", err))
 		return
 	}
-	p, err := n.store.Prune(r.Context(), o)
+	p, err := s.Prune(r.Context(), o)
 	answer(w, p, err)
 }
