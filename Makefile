@@ -69,6 +69,11 @@ conformance-containerd: build busybox containerd cni ## the shim below a stock c
 conformance-kubelet: build kubelet ## upstream's kubelet with static pods on berth cri
 	go test -timeout 10m -v -count=1 ./test -run TestStockKubelet
 
+# make test kills the daemon 40 times. The result of this: docs/conformance-cri.md.
+.PHONY: test-churn
+test-churn: build busybox criu ## the daemon killed 200 times while 20 pods come and go
+	BERTH_TEST_KILLS=200 go test -timeout 30m -v -count=1 ./test -run TestDaemonKilledUnderChurn
+
 conformance: conformance-cri conformance-cri-more conformance-oci conformance-containerd ## all conformance suites
 
 .PHONY: test-vm test-vm-short qemu

@@ -40,6 +40,12 @@ type counters struct {
 
 func newCounters(m *machine, script string, names ...string) *counters {
 	m.t.Helper()
+	return newCountersOf(m, script, func(*cri.PodSandboxConfig) {}, func(*cri.ContainerConfig) {}, names...)
+}
+
+// newCountersOf changes the configurations.
+func newCountersOf(m *machine, script string, podOf func(*cri.PodSandboxConfig), containerOf func(*cri.ContainerConfig), names ...string) *counters {
+	m.t.Helper()
 	ref := newWarehouse(m.t).push("tools/busybox:1", busybox(m.t))
 	c := &counters{criClient: dialCRI(m.t, m.criSocket()), dir: filepath.Join(m.dir, "logs")}
 	if err := os.MkdirAll(c.dir, 0o755); err != nil {
@@ -53,6 +59,7 @@ func newCounters(m *machine, script string, names ...string) *counters {
 			SecurityContext: &cri.LinuxSandboxSecurityContext{NamespaceOptions: &cri.NamespaceOption{Pid: cri.NamespaceMode_CONTAINER}},
 		},
 	}
+	podOf(config)
 	sb, err := c.RunPodSandbox(c.ctx, &cri.RunPodSandboxRequest{Config: config})
 	if err != nil {
 		m.t.Fatal(err)
@@ -65,6 +72,7 @@ func newCounters(m *machine, script string, names ...string) *counters {
 				NamespaceOptions: &cri.NamespaceOption{Pid: cri.NamespaceMode_CONTAINER}, Seccomp: &cri.SecurityProfile{ProfileType: cri.SecurityProfile_RuntimeDefault},
 			}},
 		}
+		containerOf(config)
 		made, err := c.CreateContainer(c.ctx, &cri.CreateContainerRequest{PodSandboxId: c.pod, SandboxConfig: c.config, Config: config})
 		if err == nil {
 			_, err = c.StartContainer(c.ctx, &cri.StartContainerRequest{ContainerId: made.ContainerId})

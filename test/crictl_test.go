@@ -345,7 +345,12 @@ func (c *crictl) logs(create func(string, int, object) string) {
 	script := func(s string) object { return object{"command": []string{"sh", "-c", s}} }
 	first := create("talker", 0, script("echo one; echo three; echo two >&2; exit 1"))
 	events := c.follow("events")
-	time.Sleep(300 * time.Millisecond) // crictl does not say when it listens
+	attempt := 0
+	c.eventually("crictl listens", func() bool { // it does not say so itself
+		attempt++
+		c.ok("rm", create("heard", attempt, script("true")))
+		return events.out.String() != ""
+	})
 	c.ok("start", first)
 	events.says("CONTAINER_STOPPED_EVENT")
 	events.kill()

@@ -174,6 +174,7 @@ func TestRestartAmongManyPods(t *testing.T) {
 // The daemon is killed at random moments while pods come and go: no pod is lost, no exit code unknown, no
 // line of a log lost, and nothing without an owner is left.
 func TestDaemonKilledUnderChurn(t *testing.T) {
+	busybox(t)
 	m := newMachine(t)
 	d := m.criDaemon(nil)
 	c := dialCRI(t, m.criSocket())
@@ -183,6 +184,7 @@ func TestDaemonKilledUnderChurn(t *testing.T) {
 		t.Fatal(err)
 	}
 	before := c.pid(keptContainer)
+	stream := newCounters(m, counting, "stream")
 	kills := number("BERTH_TEST_KILLS", 40)
 	ctx, stop := context.WithCancel(c.ctx)
 	defer stop()
@@ -209,6 +211,7 @@ func TestDaemonKilledUnderChurn(t *testing.T) {
 	if after := c.pid(keptContainer); after != before {
 		t.Errorf("the bystander: before %v, after %v", before, after)
 	}
+	stream.goesOn(m, "stream") // no line of its log is missing, and none is there twice
 	c.removePod(kept)
 	c.disperse()
 	m.clean()

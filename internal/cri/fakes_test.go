@@ -89,7 +89,7 @@ func (shimRoom) ExecSync(_ context.Context, r runtime.ExecSyncRequest) (runtime.
 	if r.Process.Args[0] == "sleep" {
 		return runtime.ExecResult{TimedOut: true}, nil
 	}
-	return runtime.ExecResult{Stdout: []byte(r.Process.Args[0]), ExitCode: 3}, nil
+	return runtime.ExecResult{Stdout: []byte(r.Process.Args[0]), Stderr: []byte("said"), ExitCode: 3}, nil
 }
 
 // Exec echoes its input and ends with code 5.
@@ -139,7 +139,7 @@ func (kernelRoom) ProcessUsage(context.Context, string) (runtime.ProcessUsage, e
 	return runtime.ProcessUsage{Processes: 2, Threads: 3, FileDescriptors: 9, Sockets: 1}, nil
 }
 func (kernelRoom) NetworkUsage(context.Context, int, string) ([]runtime.InterfaceUsage, error) {
-	return []runtime.InterfaceUsage{{Name: "eth0", RxBytes: 3, TxBytes: 4, RxErrors: 1}, {Name: "net1", RxBytes: 5}}, nil
+	return []runtime.InterfaceUsage{{Name: "eth0", RxBytes: 3, TxBytes: 4, RxErrors: 1, TxErrors: 2}, {Name: "net1", RxBytes: 5, TxBytes: 6, RxErrors: 3, TxErrors: 4}}, nil
 }
 
 // meter is of a cgroup that uses little.
@@ -147,10 +147,11 @@ type meter struct{}
 
 func (meter) Close() {}
 func (meter) Read() (runtime.Stats, error) {
-	none := uint64(0)
+	swap, line := uint64(10), cgroup.PressureLine{Avg10: 1.5, Avg60: 1, Avg300: 0.5, Total: 7}
+	pressure := &cgroup.Pressure{Some: line, Full: line}
 	return runtime.Stats{
-		At: time.Now(), CPUNanos: 11, MemoryWorkingSet: 100, MemoryLimit: 1000, SwapLimit: &none, Pids: 2,
-		CPUPressure: &cgroup.Pressure{Some: cgroup.PressureLine{Avg10: 1.5, Total: 7}},
+		At: time.Now(), CPUNanos: 11, CPURate: 3, MemoryUsage: 120, MemoryWorkingSet: 100, MemoryRSS: 90, MemoryLimit: 1000, PageFaults: 6, MajorPageFaults: 2,
+		SwapUsage: 4, SwapLimit: &swap, Pids: 2, CPUPressure: pressure, MemoryPressure: pressure, IOPressure: pressure,
 	}, nil
 }
 func (kernelRoom) Processes(context.Context, string) ([]int, error)              { return nil, nil }
@@ -191,7 +192,8 @@ func (store) List() []*image.Image                       { return []*image.Image
 func (store) Remove(_ context.Context, ref string) error { return image.ErrNotFound }
 func (store) Allowed(string, string) error               { return nil }
 func (store) FSInfo(context.Context) (a, b image.FSInfo, err error) {
-	return image.FSInfo{Path: "/images", Used: image.Usage{Bytes: 1}}, image.FSInfo{Path: "/snapshots"}, nil
+	used := image.Usage{Bytes: 1, Inodes: 2}
+	return image.FSInfo{Path: "/images", Used: used, Time: time.Now()}, image.FSInfo{Path: "/snapshots", Used: used, Time: time.Now()}, nil
 }
 
 func newServer(t testing.TB) *Server {

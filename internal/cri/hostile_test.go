@@ -40,6 +40,13 @@ func TestHostileSandboxes(t *testing.T) {
 		{"run_as_group", codes.InvalidArgument, func(c *runtimeapi.PodSandboxConfig) {
 			c.Linux.SecurityContext.RunAsGroup = &runtimeapi.Int64Value{Value: 1}
 		}},
+		{"linux.resources.cpu_quota", codes.InvalidArgument, func(c *runtimeapi.PodSandboxConfig) {
+			c.Linux.Resources = &runtimeapi.LinuxContainerResources{CpuQuota: -2}
+		}},
+		{"linux.overhead.memory_limit_in_bytes", codes.InvalidArgument, func(c *runtimeapi.PodSandboxConfig) {
+			c.Linux.Overhead = &runtimeapi.LinuxContainerResources{MemoryLimitInBytes: -7}
+		}},
+		{"supplemental_groups_policy", codes.InvalidArgument, func(c *runtimeapi.PodSandboxConfig) { c.Linux.SecurityContext.SupplementalGroupsPolicy = 2 }},
 		{"apparmor.profile_type", codes.InvalidArgument, func(c *runtimeapi.PodSandboxConfig) {
 			c.Linux.SecurityContext.Apparmor = &runtimeapi.SecurityProfile{ProfileType: 5}
 		}},
@@ -118,6 +125,18 @@ func TestHostileContainers(t *testing.T) {
 		change func(*runtimeapi.ContainerConfig)
 	}{
 		{"metadata", codes.InvalidArgument, func(c *runtimeapi.ContainerConfig) { c.Metadata = nil }},
+		{"windows", codes.InvalidArgument, func(c *runtimeapi.ContainerConfig) { c.Windows = &runtimeapi.WindowsContainerConfig{} }},
+		{"linux.resources.memory_swap_limit_in_bytes", codes.InvalidArgument, func(c *runtimeapi.ContainerConfig) { c.Linux.Resources.MemorySwapLimitInBytes = -2 }},
+		{"supplemental_groups_policy", codes.InvalidArgument, sc(func(c *runtimeapi.LinuxContainerSecurityContext) { c.SupplementalGroupsPolicy = 2 })},
+		{"device", codes.InvalidArgument, func(c *runtimeapi.ContainerConfig) {
+			c.Devices = []*runtimeapi.Device{{HostPath: "/dev/null", ContainerPath: "/dev/../../x"}}
+		}},
+		{"seccomp_profile_path", codes.InvalidArgument, sc(func(c *runtimeapi.LinuxContainerSecurityContext) {
+			c.SeccompProfilePath = "nonsense" //lint:ignore SA1019 old kubelets still send it
+		})},
+		{"userns_options", codes.InvalidArgument, sc(func(c *runtimeapi.LinuxContainerSecurityContext) {
+			c.NamespaceOptions = &runtimeapi.NamespaceOption{Pid: runtimeapi.NamespaceMode_CONTAINER, UsernsOptions: &runtimeapi.UserNamespace{}}
+		})},
 		{"image", codes.InvalidArgument, func(c *runtimeapi.ContainerConfig) { c.Image = nil }},
 		{"ghost", codes.NotFound, func(c *runtimeapi.ContainerConfig) { c.Image.Image = "ghost" }},
 		{"log path", codes.InvalidArgument, func(c *runtimeapi.ContainerConfig) { c.LogPath = "../../../etc/cron.d/x" }},

@@ -96,6 +96,9 @@ func (s *Server) ImageStatus(_ context.Context, req *runtimeapi.ImageStatusReque
 		return nil, asStatus(err)
 	}
 	resp := &runtimeapi.ImageStatusResponse{Image: s.criImage(img)}
+	if resp.Image.Spec.Annotations, err = s.images.Annotations(img); err != nil {
+		s.log.Warn("an image's annotations can't be read", "image", img.ID, "error", err)
+	}
 	if req.GetVerbose() {
 		resp.Info = imageInfo(img)
 	}

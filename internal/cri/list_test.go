@@ -170,6 +170,9 @@ func TestUpdates(t *testing.T) {
 			t.Errorf("container, %v: %v", r, err)
 		}
 	}
+	if _, err := c.UpdateContainerResources(ctx, &runtimeapi.UpdateContainerResourcesRequest{ContainerId: id, Windows: &runtimeapi.WindowsContainerResources{}}); status.Code(err) != codes.InvalidArgument {
+		t.Errorf("limits of Windows: %v", err)
+	}
 	if _, err := c.UpdatePodSandboxResources(ctx, &runtimeapi.UpdatePodSandboxResourcesRequest{PodSandboxId: "ghost"}); status.Code(err) != codes.NotFound {
 		t.Errorf("%v", err)
 	}

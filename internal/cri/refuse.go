@@ -27,7 +27,22 @@ func refuseSandbox(c *runtimeapi.PodSandboxConfig) error {
 	if sc.GetRunAsGroup() != nil && sc.GetRunAsUser() == nil {
 		return badRequest("%srun_as_group needs run_as_user", at)
 	}
+	for name, r := range map[string]*runtimeapi.LinuxContainerResources{"resources": c.GetLinux().GetResources(), "overhead": c.GetLinux().GetOverhead()} {
+		if err := checkLimits("config.linux."+name+".", r); err != nil {
+			return err
+		}
+	}
+	if err := refuseGroupsPolicy(at, sc.GetSupplementalGroupsPolicy()); err != nil {
+		return err
+	}
 	return refuseProfiles(at, sc.GetSeccomp(), sc.GetApparmor())
+}
+
+func refuseGroupsPolicy(at string, p runtimeapi.SupplementalGroupsPolicy) error {
+	if _, ok := runtimeapi.SupplementalGroupsPolicy_name[int32(p)]; !ok {
+		return badRequest("%ssupplemental_groups_policy: unknown value %d", at, p)
+	}
+	return nil
 }
 
 // refuseProfiles: there are three kinds.
@@ -89,6 +104,12 @@ func refuseContainer(c *runtimeapi.ContainerConfig) error {
 	sc := c.GetLinux().GetSecurityContext()
 	const at = "config.linux.security_context."
 	if err := refuseNamespaces(at, true, sc.GetNamespaceOptions()); err != nil {
+		return err
+	}
+	if err := refuseGroupsPolicy(at, sc.GetSupplementalGroupsPolicy()); err != nil {
+		return err
+	}
+	if err := checkLimits("config.linux.resources.", c.GetLinux().GetResources()); err != nil {
 		return err
 	}
 	return refuseProfiles(at, sc.GetSeccomp(), sc.GetApparmor())

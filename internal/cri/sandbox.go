@@ -148,6 +148,10 @@ func sandboxSpec(c *runtimeapi.PodSandboxConfig) (runtime.SandboxSpec, error) {
 		User:       userNamespace(l.GetSecurityContext().GetNamespaceOptions()),
 		SELinux:    seLinux(l.GetSecurityContext().GetSelinuxOptions()),
 	}
+	if l.GetResources() != nil {
+		sum := resources(l.GetResources()).Plus(resources(l.GetOverhead()))
+		spec.Resources = &sum
+	}
 	if err := networkAnnotations(&spec); err != nil {
 		return runtime.SandboxSpec{}, err
 	}

@@ -42,6 +42,9 @@ func (r *Runtime) handler(name string) Handler {
 	return r.cfg.Handlers[name]
 }
 
+// ForeignHandler tells whether another project's shim runs the containers of a RuntimeClass handler.
+func (r *Runtime) ForeignHandler(name string) bool { return r.handler(name).Foreign }
+
 // passOn adds the annotations whose names match one of the patterns. What is there stays as it is.
 func passOn(to, from map[string]string, patterns []string) {
 	for key, value := range from {

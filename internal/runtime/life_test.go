@@ -2,10 +2,12 @@ package runtime
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"sync"
 	"testing"
@@ -399,6 +401,47 @@ func TestHostNetworkPod(t *testing.T) {
 }
 
 // Two attempts of one pod share its cgroup; the end of one must not take it from the other.
+// A pod's own limits are those of the cgroup that is made for it. One that is there has its maker's.
+func TestSizeOfAPod(t *testing.T) {
+	r, w := fake(t)
+	ctx := context.Background()
+	size := Resources{CPUQuota: 50_000, CPUPeriod: 100_000, MemoryLimit: 1 << 20}.Plus(Resources{CPUQuota: 5_000, CPUPeriod: 50_000, MemoryLimit: 4096})
+	for _, x := range []struct {
+		parent string
+		there  bool
+		want   Resources
+	}{
+		{"", false, Resources{CPUQuota: 60_000, CPUPeriod: 100_000, MemoryLimit: 1<<20 + 4096}},
+		{"/kubepods/made", false, size}, {"/kubepods/there", true, Resources{}},
+	} {
+		if x.there {
+			if err := w.make(ctx, "cgroup", x.parent, nil); err != nil {
+				t.Fatal(err)
+			}
+		}
+		spec := pod("a")
+		spec.CgroupParent, spec.Resources = x.parent, &size
+		id, err := r.RunSandbox(ctx, spec)
+		if err != nil {
+			t.Fatal(err)
+		}
+		st, _ := r.Sandbox(id)
+		var have Resources
+		if b, err := os.ReadFile(w.path("cgroup", st.CgroupPath)); err != nil || json.Unmarshal(b, &have) != nil || !reflect.DeepEqual(have, x.want) {
+			t.Errorf("%q: limits %+v, %v", x.parent, have, err)
+		}
+		if a := r.sandbox(id).annotations(); a["io.kubernetes.cri.sandbox-cpu-quota"] != "60000" || a["io.kubernetes.cri.sandbox-memory"] != "1052672" {
+			t.Errorf("a foreign shim is told %v", a)
+		}
+		if err := r.RemoveSandbox(ctx, id); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if !w.has("cgroup", "/kubepods/there") {
+		t.Error("somebody else's cgroup was removed")
+	}
+}
+
 func TestAttemptsShareACgroup(t *testing.T) {
 	r, w := fake(t)
 	ctx := context.Background()

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	"github.com/containerd/errdefs"
@@ -71,6 +72,12 @@ func splitSysctls(all map[string]string) (network, other map[string]string) {
 func (sb *sandbox) annotations() map[string]string {
 	st := sb.get()
 	a := sandboxAnnotations(st)
+	if r := st.Spec.Resources; r != nil { // by these a shim with machines of its own knows how large to make one
+		a["io.kubernetes.cri.sandbox-cpu-period"] = strconv.FormatInt(r.CPUPeriod, 10)
+		a["io.kubernetes.cri.sandbox-cpu-quota"] = strconv.FormatInt(r.CPUQuota, 10)
+		a["io.kubernetes.cri.sandbox-cpu-shares"] = strconv.FormatInt(r.CPUShares, 10)
+		a["io.kubernetes.cri.sandbox-memory"] = strconv.FormatInt(r.MemoryLimit, 10)
+	}
 	passOn(a, st.Spec.Annotations, sb.r.handler(st.Spec.Handler).PodAnnotations)
 	return a
 }

@@ -223,8 +223,12 @@ func (sb *sandbox) build(life context.Context) error {
 	})
 	g.Go(func() error {
 		path := sb.get().CgroupPath
-		return sb.ledger.do(ctx, effect{kind: kindCgroup, object: sb.id, args: r.cgroupArgs(path),
-			do: func(ctx context.Context) error { return r.cfg.Kernel.CreateCgroup(ctx, path, spec.Resources) }})
+		args, limits := r.cgroupArgs(path), spec.Resources
+		if args["foreign"] != "" {
+			limits = nil // who made it has set its limits
+		}
+		return sb.ledger.do(ctx, effect{kind: kindCgroup, object: sb.id, args: args,
+			do: func(ctx context.Context) error { return r.cfg.Kernel.CreateCgroup(ctx, path, limits) }})
 	})
 	g.Go(func() error { return sb.makePodDir(ctx) })
 	err := g.Wait()

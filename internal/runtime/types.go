@@ -63,7 +63,8 @@ type SandboxSpec struct {
 	SELinux *SELinux `json:"seLinux,omitempty"`
 	// Handler is the RuntimeClass handler; empty is the node's own.
 	Handler string `json:"handler,omitempty"`
-	// Resources are the limits of the pod's cgroup, if the caller did not set them itself.
+	// Resources are the limits of the pod's cgroup. They are set unless the cgroup was there before the pod: then they are
+	// only kept, and told to a foreign shim.
 	Resources *Resources `json:"resources,omitempty"`
 }
 

@@ -124,7 +124,7 @@ func (r *Runtime) UpdateSandboxResources(ctx context.Context, id string, overhea
 		return err
 	}
 	sb := r.sandbox(id)
-	err := sb.actor.do(func() error { return sb.update(sb.traced(r.life, ctx), res.plus(overhead)) }).wait(ctx)
+	err := sb.actor.do(func() error { return sb.update(sb.traced(r.life, ctx), res.Plus(overhead)) }).wait(ctx)
 	if err != nil {
 		return fmt.Errorf("update resources of sandbox %s: %w", short(id), err)
 	}
@@ -176,8 +176,8 @@ func (l *ledger) mine(sandbox string) bool {
 	return e != nil && e.Args["foreign"] == ""
 }
 
-// plus adds what an overhead takes to what is limited. What is not limited stays so.
-func (r Resources) plus(o Resources) Resources {
+// Plus adds what an overhead takes to what is limited. What is not limited stays so.
+func (r Resources) Plus(o Resources) Resources {
 	for _, f := range []struct{ to, from *int64 }{{&r.CPUShares, &o.CPUShares}, {&r.MemoryLimit, &o.MemoryLimit}, {&r.MemorySwap, &o.MemorySwap}} {
 		if *f.to > 0 && *f.from > 0 {
 			*f.to += *f.from

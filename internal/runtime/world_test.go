@@ -323,8 +323,8 @@ func (f fakeShim) ReopenLog(ctx context.Context, id string) error { return f.w.t
 
 type fakeKernel struct{ w *world }
 
-func (f fakeKernel) CreateCgroup(ctx context.Context, p string, _ *Resources) error {
-	return f.w.make(ctx, "cgroup", p, nil)
+func (f fakeKernel) CreateCgroup(ctx context.Context, p string, r *Resources) error {
+	return f.w.make(ctx, "cgroup", p, r)
 }
 func (f fakeKernel) CgroupExists(p string) bool { return f.w.has("cgroup", p) }
 
