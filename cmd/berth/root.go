@@ -52,7 +52,7 @@ is gone. "berth node" runs one for good.`,
 	cmd.MarkPersistentFlagDirname("run")
 	cmd.AddGroup(&cobra.Group{ID: "pods", Title: "Pods:"}, &cobra.Group{ID: "node", Title: "The node:"})
 	cmd.AddCommand(
-		grouped("pods", c.runCommand(), c.psCommand(), c.logsCommand(), c.execCommand(), c.rmCommand(), c.eventsCommand())...)
+		grouped("pods", c.runCommand(), c.psCommand(), c.logsCommand(), c.execCommand(), c.rmCommand(), c.checkpointCommand(), c.restoreCommand(), c.eventsCommand())...)
 	cmd.AddCommand(
 		grouped("node", c.nodeCommand(), c.criCommand(), c.configCommand(), c.imageCommand(), c.imagesCommand(), c.netCommand(), c.fsckCommand(), c.ociCommand(), c.demoCommand(), c.versionCommand())...)
 	cmd.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {

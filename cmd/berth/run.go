@@ -50,11 +50,16 @@ a sentence, exit code 1 and nothing left behind.`,
 	return cmd
 }
 
-func (c *cli) runPods(ctx context.Context, o runOptions) (err error) {
+func (c *cli) runPods(ctx context.Context, o runOptions) error {
 	manifest, err := readManifests(o.files, c.in)
 	if err != nil {
 		return err
 	}
+	return c.runManifest(ctx, o, func(context.Context, *handle) ([]byte, error) { return manifest, nil })
+}
+
+// runManifest runs the pods of the manifest that prepare returns.
+func (c *cli) runManifest(ctx context.Context, o runOptions, prepare func(context.Context, *handle) ([]byte, error)) (err error) {
 	stop := catchSignals()
 	defer stop.release()
 	starting, cancel := stop.context(ctx)
@@ -68,6 +73,10 @@ func (c *cli) runPods(ctx context.Context, o runOptions) (err error) {
 			err = late
 		}
 	}()
+	manifest, err := prepare(starting, h)
+	if err != nil {
+		return err
+	}
 	s := newSession(c, h, o, stop)
 	return s.run(ctx, manifest)
 }

@@ -10,6 +10,7 @@ import (
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/11f9778f/berth/internal/checkpoint"
 	"github.com/11f9778f/berth/internal/image"
 	"github.com/11f9778f/berth/internal/runtime"
 )
@@ -112,7 +113,7 @@ func (s *Server) RestorePod(ctx context.Context, req *runtimeapi.RestorePodReque
 
 // Annotations by which an image says that it holds the archive of a checkpoint (of Podman's and buildah's
 // convention, and the older one of CRI-O's).
-var checkpointAnnotations = []string{"org.criu.checkpoint.container.name", "io.kubernetes.cri-o.annotations.checkpoint.name"}
+var checkpointAnnotations = []string{checkpoint.AnnotationName, "io.kubernetes.cri-o.annotations.checkpoint.name"}
 
 // fromCheckpoint tells a container that is to be made from a checkpoint: what stands for its image is the absolute path
 // of an archive, which no image is called, or an image that holds one.

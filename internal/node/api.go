@@ -29,6 +29,7 @@ import (
 //	GET    /node/network                 []PodNetwork
 //	GET    /node/network/check?pod=P&…   []PodNetworkCheck, of all pods where none is named
 //	GET    /node/trace/NAMESPACE/POD     Trace
+//	POST   /node/checkpoint/NAMESPACE/POD?folder=F&container=C&…  Checkpoint
 
 // Info is what a node says of itself.
 type Info struct {
@@ -64,6 +65,14 @@ type Item struct {
 	Note string `json:"note,omitempty"`
 	// Orphan is set where nobody owns it any more: what Repair removes.
 	Orphan bool `json:"orphan,omitempty"`
+}
+
+// Checkpoint is what a pod's checkpoint has written.
+type Checkpoint struct {
+	Pod string `json:"pod"`
+	// Folder has an archive for each container, what the pod shares, and what it is made of.
+	Folder     string   `json:"folder"`
+	Containers []string `json:"containers"`
 }
 
 // Trace is where the time of a pod's start went.

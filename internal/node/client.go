@@ -65,6 +65,13 @@ func (c *Client) Trace(ctx context.Context, namespace, name string) (Trace, erro
 	return out, c.call(ctx, http.MethodGet, "/node/trace/"+url.PathEscape(namespace)+"/"+url.PathEscape(name), nil, &out)
 }
 
+// Checkpoint writes a checkpoint of a pod's containers into an empty folder of the node, of all that run where none is named.
+func (c *Client) Checkpoint(ctx context.Context, namespace, name, folder string, containers []string) (Checkpoint, error) {
+	var out Checkpoint
+	return out, c.call(ctx, http.MethodPost, "/node/checkpoint/"+url.PathEscape(namespace)+"/"+url.PathEscape(name),
+		url.Values{"folder": {folder}, "container": containers}, &out)
+}
+
 func (c *Client) call(ctx context.Context, method, path string, q url.Values, out any) error {
 	resp, err := c.do(ctx, method, path, q, nil)
 	if err != nil {

@@ -52,6 +52,7 @@ func (n *Node) handler() http.Handler {
 	mux.HandleFunc("GET /node/network", n.serveNetwork)
 	mux.HandleFunc("GET /node/network/check", n.serveNetworkCheck)
 	mux.HandleFunc("GET /node/trace/{namespace}/{pod}", n.serveTrace)
+	mux.HandleFunc("POST /node/checkpoint/{namespace}/{pod}", n.serveCheckpoint)
 	mux.HandleFunc("POST /shutdown", func(w http.ResponseWriter, r *http.Request) {
 		// The kubelet counts its own pods; sandboxes of another CRI client keep the node up as well.
 		if r.URL.Query().Get("ifIdle") == "true" && !n.idle() {
