@@ -94,7 +94,8 @@ disabled_plugins = ["io.containerd.cri.v1.runtime", "io.containerd.cri.v1.images
 
 func (d *daemon) env() []string {
 	return append(os.Environ(), "PATH="+filepath.Join(repository(), "bin")+":"+d.bin+":"+os.Getenv("PATH"),
-		"BERTH_SHIM_STATE="+filepath.Join(d.dir, "s"), "CONTAINERD_ADDRESS="+d.socket(), "CONTAINERD_SUPPRESS_DEPRECATION_WARNINGS=true")
+		"BERTH_SHIM_STATE="+filepath.Join(d.dir, "s"), "CONTAINERD_ADDRESS="+d.socket(), "CONTAINERD_SUPPRESS_DEPRECATION_WARNINGS=true",
+		"XDG_RUNTIME_DIR="+d.dir) // where it unpacks checkpoints, and leaves them
 }
 
 func (d *daemon) socket() string { return filepath.Join(d.dir, "c.sock") }

@@ -48,7 +48,7 @@ func (s *suite) runSpecs(ctx context.Context, endpoint string) ([]spec, error) {
 	}
 	cmd := exec.CommandContext(ctx, s.critest, args...)
 	cmd.Dir = s.dir
-	cmd.Env = append(os.Environ(), "PATH="+filepath.Dir(s.critest)+":"+os.Getenv("PATH"))
+	cmd.Env = append(os.Environ(), "PATH="+filepath.Dir(s.critest)+":"+os.Getenv("PATH"), "TMPDIR="+s.dir) // it leaves what it makes
 	logFile, err := os.Create(filepath.Join(s.o.cache, "critest.log"))
 	if err != nil {
 		return nil, err
