@@ -25,25 +25,25 @@ func both(c *Config) { c.Subnets = append(c.Subnets, subnet4, subnet6) }
 
 func TestPodsReachEachOtherTheGatewayAndOutside(t *testing.T) {
 	h := newHost(t, both)
-	h.world()
+	h.World()
 	a, b := h.pod("a"), h.pod("b")
 	if a.IPs[0] == b.IPs[0] || a.IPs[1] == b.IPs[1] || len(a.IPs) != 2 {
 		t.Fatalf("addresses: %v and %v", a.IPs, b.IPs)
 	}
-	h.serve("b", "tcp", ":80", "b")
-	h.serve("b", "udp", ":53", "b")
-	h.serve("", "tcp", ":8000", "host")
-	h.serve("outside", "tcp", ":80", "outside")
+	h.Serve("b", "tcp", ":80", "b")
+	h.Serve("b", "udp", ":53", "b")
+	h.Serve("", "tcp", ":8000", "host")
+	h.Serve("outside", "tcp", ":80", "outside")
 	for i, ip := range b.IPs {
 		at := func(p string) string { return "[" + ip.String() + "]:" + p }
-		h.expect("a", "tcp", at("80"), "b saw "+a.IPs[i].String())
-		h.expect("a", "udp", at("53"), "b saw "+a.IPs[i].String())
-		h.expect("", "tcp", at("80"), "b saw "+b.Gateways[i].String())
-		h.expect("b", "tcp", at("80"), "b saw "+ip.String()) // lo is up
-		h.expect("a", "tcp", "["+a.Gateways[i].String()+"]:8000", "host saw "+a.IPs[i].String())
+		h.Expect("a", "tcp", at("80"), "b saw "+a.IPs[i].String())
+		h.Expect("a", "udp", at("53"), "b saw "+a.IPs[i].String())
+		h.Expect("", "tcp", at("80"), "b saw "+b.Gateways[i].String())
+		h.Expect("b", "tcp", at("80"), "b saw "+ip.String()) // lo is up
+		h.Expect("a", "tcp", "["+a.Gateways[i].String()+"]:8000", "host saw "+a.IPs[i].String())
 	}
-	h.expect("a", "tcp", outside4+":80", "outside saw "+hostOutside4)
-	h.expect("a", "tcp", "["+outside6+"]:80", "outside saw "+hostOutside6)
+	h.Expect("a", "tcp", outside4+":80", "outside saw "+hostOutside4)
+	h.Expect("a", "tcp", "["+outside6+"]:80", "outside saw "+hostOutside6)
 }
 
 func TestAttachAndDetachAreIdempotent(t *testing.T) {
@@ -58,14 +58,14 @@ func TestAttachAndDetachAreIdempotent(t *testing.T) {
 	if first.Interface != "eth0" || first.MTU != 1500 || len(first.HostInterface) > 15 {
 		t.Errorf("result: %+v", first)
 	}
-	stopServer := h.serve("a", "tcp", ":80", "a")
-	h.expect("", "tcp", "127.0.0.1:8080", "a saw 10.88.0.1")
+	stopServer := h.Serve("a", "tcp", ":80", "a")
+	h.Expect("", "tcp", "127.0.0.1:8080", "a saw 10.88.0.1")
 	for range 3 {
 		if err := h.Detach(ctx, "a"); err != nil {
 			t.Fatal(err)
 		}
 	}
-	h.refuse("", "tcp", first.IPs[0].String()+":80") // the address is gone before the namespace is
+	h.Refuse("", "tcp", first.IPs[0].String()+":80") // the address is gone before the namespace is
 	stopServer()                                     // a socket holds its namespace
 	if err := h.Detach(ctx, "never-was"); err != nil {
 		t.Error("detach of an unknown sandbox:", err)
@@ -89,7 +89,7 @@ func TestRepair(t *testing.T) {
 	for _, id := range []string{"dead", "held", "alive"} {
 		h.pod(id, tcp(uint16(8000+len(id)*10+int(id[0])), 80))
 	}
-	h.serve("held", "tcp", ":80", "held") // a socket holds the namespace
+	h.Serve("held", "tcp", ":80", "held") // a socket holds the namespace
 	if err := os.WriteFile(filepath.Join(h.cfg.RunDir, "network/sandboxes/broken.json"), []byte("{"), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -118,8 +118,8 @@ func TestRepair(t *testing.T) {
 			t.Error(it)
 		}
 	}
-	h.serve("alive", "tcp", ":80", "alive")
-	h.expect("", "tcp", fmt.Sprintf("127.0.0.1:%d", 8000+50+'a'), "alive saw 10.88.0.1")
+	h.Serve("alive", "tcp", ":80", "alive")
+	h.Expect("", "tcp", fmt.Sprintf("127.0.0.1:%d", 8000+50+'a'), "alive saw 10.88.0.1")
 }
 
 // Open does the same by itself when it is told who lives.
@@ -141,7 +141,7 @@ func TestSameIDAgain(t *testing.T) {
 		r := h.pod("again", tcp(8080, 80))
 		h.expectPing("again", r)
 		if i%2 == 0 {
-			h.stop("again")
+			h.Stop("again")
 		} else if err := h.RemoveNetNS(context.Background(), "again"); err != nil { // without Detach
 			t.Fatal(err)
 		}
@@ -151,14 +151,14 @@ func TestSameIDAgain(t *testing.T) {
 // expectPing reaches the pod from the host: closed ports answer too.
 func (h *host) expectPing(id string, r *Result) {
 	h.Helper()
-	h.in(id, func() error {
+	h.In(id, func() error {
 		link, err := netlink.LinkByName("eth0")
 		if err == nil && link.Attrs().HardwareAddr.String() != r.MAC.String() {
 			err = fmt.Errorf("MAC %s, want %s", link.Attrs().HardwareAddr, r.MAC)
 		}
 		return err
 	})
-	if _, err := h.ask("", "tcp", r.IPs[0].String()+":1"); err == nil || !strings.Contains(err.Error(), "refused") {
+	if _, err := h.Ask("", "tcp", r.IPs[0].String()+":1"); err == nil || !strings.Contains(err.Error(), "refused") {
 		h.Errorf("%s: %v", id, err)
 	}
 }
@@ -197,7 +197,7 @@ func TestConcurrentAttaches(t *testing.T) {
 		h.expectPing(fmt.Sprintf("pod-%d", i), r)
 	}
 	for i := range n {
-		wg.Go(func() { h.stop(fmt.Sprintf("pod-%d", i)) })
+		wg.Go(func() { h.Stop(fmt.Sprintf("pod-%d", i)) })
 	}
 	wg.Wait()
 	if e := h.book.Entries(); len(e) > 0 {
@@ -226,7 +226,7 @@ func TestNamespaceSysctls(t *testing.T) {
 	if _, err := h.CreateNetNS(ctx, "a", map[string]string{"net.ipv4.ip_unprivileged_port_start": "80", "net/ipv4/conf/lo/rp_filter": "2"}); err != nil {
 		t.Fatal(err)
 	}
-	h.in("a", func() error {
+	h.In("a", func() error {
 		for file, want := range map[string]string{"ip_unprivileged_port_start": "80", "conf/lo/rp_filter": "2"} {
 			if b, err := os.ReadFile("/proc/sys/net/ipv4/" + file); strings.TrimSpace(string(b)) != want || err != nil {
 				t.Errorf("%s: %q, %v", file, b, err)
@@ -342,7 +342,7 @@ func TestPoolRunsOut(t *testing.T) {
 	if _, err := h.start("more"); err == nil || !strings.Contains(err.Error(), "all of 10.88.0.0/29 are in use") {
 		t.Errorf("got %v", err)
 	}
-	h.stop("pod-3")
+	h.Stop("pod-3")
 	r := h.pod("more") // at once: the old link may still be dying
 	h.expectPing("more", r)
 }

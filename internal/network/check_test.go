@@ -33,7 +33,7 @@ func TestCheckFindsWhatIsWrong(t *testing.T) {
 	ctx := context.Background()
 	a := h.pod("a", tcp(8080, 80))
 	h.healthy("a")
-	inside := h.path("a")
+	inside := h.Pins.Path("a")
 	for _, c := range []struct {
 		want      string
 		ns        string
@@ -78,7 +78,7 @@ func TestCheckFindsWhatIsWrong(t *testing.T) {
 				h.healthy("a")
 				return
 			}
-			h.stop("a") // a new pod is what mends the rest
+			h.Stop("a") // a new pod is what mends the rest
 			h.Close()
 			h.open()
 			h.wishAgain("a")
@@ -105,7 +105,7 @@ func sh(script string) []string { return []string{"sh", "-c", script} }
 func TestCheckFindsAPortThatIsNotHeld(t *testing.T) {
 	h := newHost(t, nil)
 	h.pod("a", tcp(8080, 80))
-	h.serve("a", "tcp", ":80", "a")
+	h.Serve("a", "tcp", ":80", "a")
 	h.Close()
 	l, err := net.Listen("tcp", ":8080")
 	if err != nil {
@@ -113,7 +113,7 @@ func TestCheckFindsAPortThatIsNotHeld(t *testing.T) {
 	}
 	h.open()
 	h.finds("a", "host port tcp *:8080 is in use by a process of this host: choose another hostPort, or stop that process")
-	h.expect("", "tcp", "127.0.0.1:8080", "a saw 10.88.0.1")
+	h.Expect("", "tcp", "127.0.0.1:8080", "a saw 10.88.0.1")
 	l.Close()
 	h.healthy("a")
 	if l, err := net.Listen("tcp", ":8080"); err == nil {

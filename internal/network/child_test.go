@@ -3,7 +3,6 @@ package network
 import (
 	"bufio"
 	"context"
-	"encoding/json"
 	"flag"
 	"fmt"
 	"io"
@@ -12,10 +11,8 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 
 	"github.com/11f9778f/berth/internal/network/nettest"
@@ -30,12 +27,7 @@ type job struct {
 }
 
 // child is the main function of such a process.
-func child(env string) int {
-	var j job
-	if err := json.Unmarshal([]byte(env), &j); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 2
-	}
+func child(j job) int {
 	cfg := Config{RunDir: j.RunDir, Logger: slog.New(slog.NewTextHandler(io.Discard, nil))}
 	if j.Do == "spare" {
 		cfg.Spares = 1
@@ -125,17 +117,9 @@ func flip(m *Manager, id string) error {
 	return err
 }
 
-// command returns the child process for a job, with a failpoint.
-func (h *host) command(do, failpoint string) *exec.Cmd {
-	env, err := json.Marshal(job{RunDir: h.cfg.RunDir, Do: do})
-	if err != nil {
-		h.Fatal(err)
-	}
-	cmd := exec.Command("/proc/self/exe")
-	cmd.Env = append(os.Environ(), childEnv+"="+string(env), "BERTH_FAILPOINT="+failpoint)
-	cmd.Stderr = os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	return cmd
+// child returns the child process for a job, with a failpoint.
+func (h *host) child(do, failpoint string) *exec.Cmd {
+	return nettest.Child(h, job{RunDir: h.cfg.RunDir, Do: do}, failpoint)
 }
 
 // failpoints returns the places that a life passes.
@@ -144,15 +128,7 @@ func failpoints(t *testing.T) []string {
 	h.Close()
 	defer h.open()
 	resetForwarding(t)
-	file := filepath.Join(t.TempDir(), "places")
-	if err := h.command("life", "trace:"+file).Run(); err != nil {
-		t.Fatal("a life without failures:", err)
-	}
-	b, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return strings.Fields(string(b))
+	return nettest.Places(t, job{RunDir: h.cfg.RunDir, Do: "life"})
 }
 
 // resetForwarding makes the next Manager change the host's setting again.
@@ -175,10 +151,7 @@ func TestKilledAtEveryPlace(t *testing.T) {
 				h := newHost(t, nil)
 				h.Close()
 				resetForwarding(t)
-				err := h.command("life", place+"=kill").Run()
-				if exit, ok := err.(*exec.ExitError); !ok || exit.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
-					t.Fatalf("the child was not killed: %v", err)
-				}
+				nettest.WasKilled(t, h.child("life", place+"=kill").Run())
 				h.open()
 				h.goOn(then)
 				await(t, "nothing of life is left", func() bool { return len(h.items("life")) == 0 })
@@ -211,10 +184,10 @@ func (h *host) goOn(then string) {
 			}
 		}
 		h.expectPing("life", r)
-		h.serve("life", "tcp", ":80", "life")()
-		h.stop("life")
+		h.Serve("life", "tcp", ":80", "life")()
+		h.Stop("life")
 	case "stop":
-		h.stop("life")
+		h.Stop("life")
 	}
 }
 
@@ -226,17 +199,12 @@ func TestErrorAtEveryPlace(t *testing.T) {
 			h := newHost(t, nil)
 			h.Close()
 			resetForwarding(t)
-			cmd := h.command("life", place+"=error")
-			var said strings.Builder
-			cmd.Stderr = &said
-			if err := cmd.Run(); err == nil || !strings.Contains(said.String(), "failpoint "+place) {
-				t.Errorf("%v, said %q", err, said.String())
-			}
+			nettest.FailsAt(t, job{RunDir: h.cfg.RunDir, Do: "life"}, place)
 			h.open()
 			if strings.HasPrefix(place, "network/netns/pin") || strings.HasPrefix(place, "network/netns/file") {
 				return // Create cleared up by itself; clean-up looks
 			}
-			h.stop("life")
+			h.Stop("life")
 			await(t, "nothing of life is left", func() bool { return len(h.items("life")) == 0 })
 		})
 	}
@@ -253,7 +221,7 @@ func TestChurnWithKills(t *testing.T) {
 	}
 	for range kills {
 		h.Close()
-		cmd := h.command("churn", "")
+		cmd := h.child("churn", "")
 		lines, err := cmd.StdoutPipe()
 		if err != nil {
 			t.Fatal(err)
@@ -265,9 +233,7 @@ func TestChurnWithKills(t *testing.T) {
 		for n := 0; n < each+rand.IntN(10) && in.Scan(); n++ {
 		}
 		cmd.Process.Kill()
-		if err := cmd.Wait(); err == nil || err.(*exec.ExitError).ExitCode() != -1 {
-			t.Fatal("the child ended by itself:", err)
-		}
+		nettest.WasKilled(t, cmd.Wait())
 		h.open()
 		h.checkBook()
 	}
@@ -300,7 +266,7 @@ func (h *host) checkBook() {
 		if !h.Pins.Pinned(id) {
 			continue
 		}
-		h.in(id, func() error {
+		h.In(id, func() error {
 			addrs, err := netlink.AddrList(nil, netlink.FAMILY_V4)
 			for _, a := range addrs {
 				ip, _ := netip.AddrFromSlice(a.IP)

@@ -6,21 +6,18 @@ import (
 	"log/slog"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
-	"github.com/11f9778f/berth/internal/network/netns"
 	"github.com/11f9778f/berth/internal/network/nettest"
 	"github.com/11f9778f/berth/internal/network/rtnl"
 )
 
-const childEnv = "BERTH_NETWORK_TEST_CHILD" // what a child of a test is to do
-
 func TestMain(m *testing.M) {
-	if do := os.Getenv(childEnv); do != "" {
-		os.Exit(child(do))
+	var j job
+	if nettest.Job(&j) {
+		os.Exit(child(j))
 	}
 	os.Exit(nettest.Run(m))
 }
@@ -32,19 +29,19 @@ var (
 
 // host is a Manager under test and the pods that were attached with it.
 type host struct {
-	testing.TB
+	*nettest.Node
 	*Manager
 	cfg Config
 }
 
 func newHost(t testing.TB, change func(*Config)) *host {
 	t.Helper()
-	nettest.NeedRoot(t)
-	cfg := Config{RunDir: filepath.Join(t.TempDir(), "run"), Logger: slog.New(slog.NewTextHandler(io.Discard, nil))}
+	n := nettest.NewNode(t)
+	cfg := Config{RunDir: n.RunDir, Logger: slog.New(slog.NewTextHandler(io.Discard, nil))}
 	if change != nil {
 		change(&cfg)
 	}
-	h := &host{TB: t, cfg: cfg}
+	h := &host{Node: n, cfg: cfg}
 	h.open()
 	t.Cleanup(h.cleanUp)
 	return h
@@ -56,7 +53,7 @@ func (h *host) open() {
 	if err != nil {
 		h.Fatal(err)
 	}
-	h.Manager = m
+	h.Manager, h.Pods = m, m
 }
 
 // cleanUp removes all that the test left attached, closes, and finds nothing of Berth in the namespace.
@@ -79,12 +76,7 @@ func (h *host) cleanUp() {
 	if ok, err := h.table.Exists(); ok || err != nil {
 		h.Errorf("table is left: %v, %v", ok, err)
 	}
-	if ids, _ := netns.Dir(filepath.Join(h.cfg.RunDir, "netns")).List(); len(ids) > 0 {
-		h.Errorf("pins are left: %v", ids)
-	}
-	if b, _ := os.ReadFile("/proc/self/mounts"); strings.Contains(string(b), h.cfg.RunDir) {
-		h.Errorf("mounts are left:\n%s", b)
-	}
+	h.Bare()
 }
 
 // pod makes a namespace and attaches it.
@@ -105,67 +97,10 @@ func (h *host) start(id string, ports ...PortMapping) (*Result, error) {
 	return h.Attach(context.Background(), Request{SandboxID: id, NetNS: path, PodNamespace: "default", PodName: id, PortMappings: ports})
 }
 
-func (h *host) stop(id string) {
-	h.Helper()
-	if err := h.Detach(context.Background(), id); err != nil {
-		h.Error(err)
-	}
-	if err := h.RemoveNetNS(context.Background(), id); err != nil {
-		h.Error(err)
-	}
-}
-
-// path is that of the pod's namespace; id "" is the host's.
-func (h *host) path(id string) string {
-	if id == "" {
-		return ""
-	}
-	return h.Pins.Path(id)
-}
-
-// in runs f in the pod's namespace.
-func (h *host) in(id string, f func() error) {
-	h.Helper()
-	if err := nettest.In(h.path(id), f); err != nil {
-		h.Fatal(err)
-	}
-}
-
-// serve answers in a namespace on addr with "NAME saw ADDRESS OF CLIENT", until the test ends or stop is called.
-func (h *host) serve(id, network, addr, name string) (stop func()) {
-	h.Helper()
-	return nettest.Serve(h, h.path(id), network, addr, name)
-}
-
-// ask sends a question from a namespace and returns the answer.
-func (h *host) ask(id, network, addr string) (answer string, err error) {
-	return nettest.Ask(h.path(id), network, addr)
-}
-
-func (h *host) expect(from, network, addr, want string) {
-	h.Helper()
-	nettest.Expect(h, h.path(from), network, addr, want)
-}
-
-func (h *host) refuse(from, network, addr string) {
-	h.Helper()
-	nettest.Refuse(h, h.path(from), network, addr)
-}
-
 const (
 	outside4, hostOutside4 = nettest.Outside4, nettest.HostOutside4
 	outside6, hostOutside6 = nettest.Outside6, nettest.HostOutside6
 )
-
-// world makes a namespace "outside" with a link to the host, and no route to the pods.
-func (h *host) world() {
-	h.Helper()
-	path, err := h.CreateNetNS(context.Background(), "outside", nil)
-	if err != nil {
-		h.Fatal(err)
-	}
-	nettest.World(h, path)
-}
 
 // await waits until the condition holds.
 func await(t testing.TB, what string, holds func() bool) {

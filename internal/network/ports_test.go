@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"os/exec"
 	"strings"
 	"syscall"
 	"testing"
@@ -16,6 +17,7 @@ import (
 
 	"github.com/11f9778f/berth/internal/network/book"
 	"github.com/11f9778f/berth/internal/network/firewall"
+	"github.com/11f9778f/berth/internal/network/nettest"
 	"github.com/11f9778f/berth/internal/sys"
 )
 
@@ -39,71 +41,71 @@ func TestHostPorts(t *testing.T) {
 }
 
 func testHostPorts(t *testing.T, h *host) {
-	h.world()
+	h.World()
 	udp := PortMapping{Protocol: "UDP", HostPort: 5353, ContainerPort: 53}
 	web := h.pod("web", tcp(8080, 80), udp)
 	other := h.pod("other")
-	h.serve("web", "tcp", ":80", "web")
-	h.serve("web", "udp", ":53", "web")
+	h.Serve("web", "tcp", ":80", "web")
+	h.Serve("web", "udp", ":53", "web")
 
-	h.expect("outside", "tcp", hostOutside4+":8080", "web saw "+outside4)
-	h.expect("outside", "udp", hostOutside4+":5353", "web saw "+outside4)
-	h.expect("outside", "tcp", "["+hostOutside6+"]:8080", "web saw "+outside6)
-	h.expect("outside", "udp", "["+hostOutside6+"]:5353", "web saw "+outside6)
+	h.Expect("outside", "tcp", hostOutside4+":8080", "web saw "+outside4)
+	h.Expect("outside", "udp", hostOutside4+":5353", "web saw "+outside4)
+	h.Expect("outside", "tcp", "["+hostOutside6+"]:8080", "web saw "+outside6)
+	h.Expect("outside", "udp", "["+hostOutside6+"]:5353", "web saw "+outside6)
 
 	gw4, gw6 := web.Gateways[0].String(), web.Gateways[1].String()
-	h.expect("", "tcp", "127.0.0.1:8080", "web saw "+gw4)
-	h.expect("", "udp", "127.0.0.1:5353", "web saw "+gw4)
-	h.expect("", "tcp", "127.9.9.9:8080", "web saw "+gw4)
-	h.expect("", "tcp", hostOutside4+":8080", "web saw "+hostOutside4)
-	h.expect("", "tcp", "["+hostOutside6+"]:8080", "web saw "+hostOutside6)
-	h.expect("", "tcp", gw4+":8080", "web saw "+gw4)
+	h.Expect("", "tcp", "127.0.0.1:8080", "web saw "+gw4)
+	h.Expect("", "udp", "127.0.0.1:5353", "web saw "+gw4)
+	h.Expect("", "tcp", "127.9.9.9:8080", "web saw "+gw4)
+	h.Expect("", "tcp", hostOutside4+":8080", "web saw "+hostOutside4)
+	h.Expect("", "tcp", "["+hostOutside6+"]:8080", "web saw "+hostOutside6)
+	h.Expect("", "tcp", gw4+":8080", "web saw "+gw4)
 
 	for _, from := range []string{"web", "other"} { // hairpin, and a neighbour
-		h.expect(from, "tcp", hostOutside4+":8080", "web saw "+gw4)
-		h.expect(from, "udp", hostOutside4+":5353", "web saw "+gw4)
-		h.expect(from, "tcp", gw4+":8080", "web saw "+gw4)
-		h.expect(from, "tcp", "["+hostOutside6+"]:8080", "web saw "+gw6)
+		h.Expect(from, "tcp", hostOutside4+":8080", "web saw "+gw4)
+		h.Expect(from, "udp", hostOutside4+":5353", "web saw "+gw4)
+		h.Expect(from, "tcp", gw4+":8080", "web saw "+gw4)
+		h.Expect(from, "tcp", "["+hostOutside6+"]:8080", "web saw "+gw6)
 	}
-	h.expect("other", "tcp", net.JoinHostPort(web.IPs[0].String(), "80"), "web saw "+other.IPs[0].String())
-	h.refuse("outside", "tcp", hostOutside4+":8081")
+	h.Expect("other", "tcp", net.JoinHostPort(web.IPs[0].String(), "80"), "web saw "+other.IPs[0].String())
+	h.Refuse("outside", "tcp", hostOutside4+":8081")
 
-	h.stop("web")
-	h.refuse("outside", "tcp", hostOutside4+":8080")
-	h.refuse("", "tcp", "127.0.0.1:8080")
+	h.Stop("web")
+	h.Refuse("outside", "tcp", hostOutside4+":8080")
+	h.Refuse("", "tcp", "127.0.0.1:8080")
 
 	// The next one gets the port, also for clients that never stopped sending.
 	h.pod("next", tcp(8080, 80), udp)
-	h.serve("next", "tcp", ":80", "next")
-	h.serve("next", "udp", ":53", "next")
-	h.expect("outside", "tcp", hostOutside4+":8080", "next saw "+outside4)
-	h.expect("outside", "udp", hostOutside4+":5353", "next saw "+outside4)
+	h.Serve("next", "tcp", ":80", "next")
+	h.Serve("next", "udp", ":53", "next")
+	h.Expect("outside", "tcp", hostOutside4+":8080", "next saw "+outside4)
+	h.Expect("outside", "udp", hostOutside4+":5353", "next saw "+outside4)
 }
 
 // The kernel can't bring answers back to ::1. A client that tries it first must not hang on it.
 func TestHostPortOnIPv6LoopbackRefuses(t *testing.T) {
 	h := newHost(t, both)
 	h.pod("web", tcp(8080, 80))
-	h.serve("web", "tcp", ":80", "web")
-	if got, err := h.ask("", "tcp", "[::1]:8080"); !errors.Is(err, syscall.ECONNREFUSED) {
+	h.Serve("web", "tcp", ":80", "web")
+	if got, err := h.Ask("", "tcp", "[::1]:8080"); !errors.Is(err, syscall.ECONNREFUSED) {
 		t.Errorf("got %q, %v; want a refusal", got, err)
 	}
-	h.expect("", "tcp", "localhost:8080", "web saw 10.88.0.1")
+	h.Expect("", "tcp", "localhost:8080", "web saw 10.88.0.1")
 }
 
 func TestHostPortOnOneAddress(t *testing.T) {
 	h := newHost(t, nil)
-	h.world()
+	h.World()
 	local := tcp(8080, 80)
 	local.HostIP = netip.MustParseAddr("127.0.0.1")
 	public := tcp(8080, 80)
 	public.HostIP = netip.MustParseAddr(hostOutside4)
 	h.pod("local", local)
 	h.pod("public", public) // the same port on another address is another port
-	h.serve("local", "tcp", ":80", "local")
-	h.serve("public", "tcp", ":80", "public")
-	h.expect("", "tcp", "127.0.0.1:8080", "local saw 10.88.0.1")
-	h.expect("outside", "tcp", hostOutside4+":8080", "public saw "+outside4)
+	h.Serve("local", "tcp", ":80", "local")
+	h.Serve("public", "tcp", ":80", "public")
+	h.Expect("", "tcp", "127.0.0.1:8080", "local saw 10.88.0.1")
+	h.Expect("outside", "tcp", hostOutside4+":8080", "public saw "+outside4)
 	if _, err := h.start("all", tcp(8080, 80)); !errors.Is(err, book.ErrTaken) {
 		t.Errorf("the same port on all addresses: %v", err)
 	}
@@ -113,8 +115,8 @@ func TestHostPortOnOneAddress(t *testing.T) {
 func TestPodsDoNotReachTheHostsLoopback(t *testing.T) {
 	h := newHost(t, nil)
 	r := h.pod("evil", tcp(8080, 80))
-	h.serve("", "tcp", "127.0.0.1:7000", "HOST SERVICE")
-	h.in("evil", func() error {
+	h.Serve("", "tcp", "127.0.0.1:7000", "HOST SERVICE")
+	h.In("evil", func() error {
 		// A route for 127.0.0.0/8 by the gateway, as a pod with NET_ADMIN can make it.
 		link, err := netlink.LinkByName("eth0")
 		if err != nil {
@@ -133,8 +135,8 @@ func TestPodsDoNotReachTheHostsLoopback(t *testing.T) {
 		_, dst, _ := net.ParseCIDR("127.0.0.0/8")
 		return netlink.RouteAdd(&netlink.Route{LinkIndex: link.Attrs().Index, Dst: dst, Gw: net.IP(r.Gateways[0].AsSlice())})
 	})
-	h.refuse("evil", "tcp", "127.0.0.1:7000")
-	h.expect("", "tcp", "127.0.0.1:7000", "HOST SERVICE saw 127.0.0.1")
+	h.Refuse("evil", "tcp", "127.0.0.1:7000")
+	h.Expect("", "tcp", "127.0.0.1:7000", "HOST SERVICE saw 127.0.0.1")
 }
 
 func TestPortTaken(t *testing.T) {
@@ -178,14 +180,6 @@ func TestPortTaken(t *testing.T) {
 	fails("protocol", book.ErrInvalid, "want TCP, UDP or SCTP", PortMapping{Protocol: "ICMP", HostPort: 1, ContainerPort: 1})
 }
 
-func TestSCTPPortIsOpened(t *testing.T) {
-	h := newHost(t, nil)
-	h.pod("sctp", PortMapping{Protocol: "SCTP", HostPort: 9899, ContainerPort: 9899})
-	if got := h.items("sctp"); len(got) != 4 || got[3].Name != "sctp *:9899 → 10.88.0.2:9899" || got[3].Note != "" {
-		t.Errorf("inventory: %v", got)
-	}
-}
-
 func TestManyPortsInOnePod(t *testing.T) {
 	h := newHost(t, nil)
 	var ports []PortMapping
@@ -193,12 +187,12 @@ func TestManyPortsInOnePod(t *testing.T) {
 		ports = append(ports, tcp(uint16(10000+i), uint16(1000+i)))
 	}
 	h.pod("many", ports...)
-	h.serve("many", "tcp", ":1599", "many")
-	h.expect("", "tcp", "127.0.0.1:10599", "many saw 10.88.0.1")
+	h.Serve("many", "tcp", ":1599", "many")
+	h.Expect("", "tcp", "127.0.0.1:10599", "many saw 10.88.0.1")
 	if n := len(h.items("many")); n != 603 {
 		t.Errorf("%d items", n)
 	}
-	h.stop("many")
+	h.Stop("many")
 	if open, err := h.table.List(); len(open) > 0 || err != nil {
 		t.Errorf("left in the table: %v, %v", open, err)
 	}
@@ -220,10 +214,10 @@ func TestFlushedRulesetIsMadeAgain(t *testing.T) {
 	}
 	h.pod("after", tcp(8081, 80))
 	for _, id := range []string{"before", "after"} {
-		h.serve(id, "tcp", ":80", id)
+		h.Serve(id, "tcp", ":80", id)
 	}
-	h.expect("", "tcp", "127.0.0.1:8080", "before saw 10.88.0.1")
-	h.expect("", "tcp", "127.0.0.1:8081", "after saw 10.88.0.1")
+	h.Expect("", "tcp", "127.0.0.1:8080", "before saw 10.88.0.1")
+	h.Expect("", "tcp", "127.0.0.1:8081", "after saw 10.88.0.1")
 }
 
 // A kernel without nftables: pods that need no host port start.
@@ -264,5 +258,49 @@ func TestWarnsOfAFirewallThatDrops(t *testing.T) {
 	}
 	if !strings.Contains(said.String(), "ip filter FORWARD") {
 		t.Errorf("said %q", said.String())
+	}
+}
+
+// What others have in nftables stays as it was, whatever Berth does to its own table.
+func TestForeignTablesAreLeftAlone(t *testing.T) {
+	h := newHost(t, both)
+	list := func() string {
+		t.Helper()
+		out, err := exec.Command("nft", "-s", "list", "ruleset").CombinedOutput()
+		if err != nil {
+			t.Skip("nft:", err)
+		}
+		return string(out)
+	}
+	nettest.Command(t, "", "sh", "-c", `nft -f - <<'EOF'
+table ip nat {
+	map ports { type inet_service : ipv4_addr; elements = { 8080 : 192.0.2.9 }; };
+	chain PREROUTING { type nat hook prerouting priority dstnat; policy accept; ip daddr 203.0.113.1 dnat to tcp dport map @ports; };
+}
+table inet berth_like {
+	chain forward { type filter hook forward priority filter; policy accept; iifname "berth0" counter accept; };
+}
+EOF`)
+	defer nettest.Command(t, "", "nft", "flush", "ruleset")
+	before := list()
+	ctx := context.Background()
+	h.pod("a", tcp(8080, 80), sctpPort)
+	if err := h.SetSubnets(ctx, []netip.Prefix{netip.MustParsePrefix("10.123.0.0/24")}); err != nil {
+		t.Fatal(err)
+	}
+	h.pod("b", tcp(8081, 80))
+	h.Close()
+	h.open()
+	if with := list(); !strings.Contains(with, "table inet berth {") || !strings.HasPrefix(with, before) {
+		t.Errorf("beside Berth's table:\n%s\nbefore:\n%s", with, before)
+	}
+	h.Stop("a")
+	if _, err := h.Repair(ctx, func(string) bool { return false }); err != nil {
+		t.Error(err)
+	}
+	h.Close()
+	h.open()
+	if after := list(); after != before {
+		t.Errorf("after:\n%s\nbefore:\n%s", after, before)
 	}
 }

@@ -5,9 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
+	"slices"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -82,7 +81,7 @@ func TestSpares(t *testing.T) {
 	}
 	h.healthy("a")
 	h.expectPing("a", a)
-	h.in("a", func() error {
+	h.In("a", func() error {
 		if b, err := os.ReadFile("/proc/sys/net/ipv4/ip_unprivileged_port_start"); strings.TrimSpace(string(b)) != "80" || err != nil {
 			t.Errorf("sysctl: %q, %v", b, err)
 		}
@@ -94,9 +93,9 @@ func TestSpares(t *testing.T) {
 		}
 	}
 	b := h.pod("b")
-	h.serve("a", "tcp", ":80", "a")
+	h.Serve("a", "tcp", ":80", "a")
 	for i, ip := range a.IPs {
-		h.expect("b", "tcp", "["+ip.String()+"]:80", "a saw "+b.IPs[i].String())
+		h.Expect("b", "tcp", "["+ip.String()+"]:80", "a saw "+b.IPs[i].String())
 	}
 	for _, it := range h.items("a") {
 		if it.Note != "" {
@@ -126,7 +125,7 @@ func TestSparesOfNoUse(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	h.stop("again")
+	h.Stop("again")
 	nettest.Await(t, "there is a spare", func() bool { return h.free() == 2 })
 	nettest.Command(t, "", "ip", "link", "del", "berth0")
 	r := h.pod("after")
@@ -142,23 +141,37 @@ func TestKilledWithSpares(t *testing.T) {
 			t.Run(place+"/"+then, func(t *testing.T) {
 				h := newHost(t, nil)
 				h.Close()
-				err := h.command("spare", place).Run()
-				if exit, ok := err.(*exec.ExitError); !ok || exit.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
-					t.Fatalf("the child was not killed: %v", err)
-				}
+				nettest.WasKilled(t, h.child("spare", place).Run())
 				h.open()
 				h.goOn(then)
 				nettest.Await(t, "nothing of life is left", func() bool { return len(h.items("life")) == 0 })
-				nettest.Await(t, "no spare is left", func() bool {
-					links, err := rtnl.List(nil)
-					for _, l := range links {
-						if strings.HasPrefix(l.Alias, "berth0/") {
-							return false
-						}
-					}
-					return err == nil
-				})
+				h.noSpare()
 			})
 		}
 	}
+}
+
+// An error while a spare is taken costs the spare alone: the pod is made without it.
+func TestErrorWithSpares(t *testing.T) {
+	for _, place := range []string{"network/spare/before", "network/spare/taken", "network/spare/after"} {
+		t.Run(place, func(t *testing.T) {
+			h := newHost(t, nil)
+			h.Close()
+			if err := h.child("spare", place+"=error").Run(); err != nil {
+				t.Error("a life:", err)
+			}
+			h.open()
+			nettest.Await(t, "nothing of life is left", func() bool { return len(h.items("life")) == 0 })
+			h.noSpare()
+		})
+	}
+}
+
+// noSpare waits until the kernel has removed what was made ahead.
+func (h *host) noSpare() {
+	h.Helper()
+	nettest.Await(h, "no spare is left", func() bool {
+		links, err := rtnl.List(nil)
+		return err == nil && !slices.ContainsFunc(links, func(l rtnl.Link) bool { return strings.HasPrefix(l.Alias, "berth0/") })
+	})
 }

@@ -24,8 +24,8 @@ func TestSetSubnets(t *testing.T) {
 	if again := h.pod("old"); again.IPs[0] != old.IPs[0] {
 		t.Errorf("the old pod has %v now", again.IPs)
 	}
-	h.serve("fresh", "tcp", ":80", "fresh")
-	h.expect("old", "tcp", fresh.IPs[0].String()+":80", "fresh saw "+old.IPs[0].String())
+	h.Serve("fresh", "tcp", ":80", "fresh")
+	h.Expect("old", "tcp", fresh.IPs[0].String()+":80", "fresh saw "+old.IPs[0].String())
 	for _, bad := range []string{"127.0.0.0/8", "10.0.0.0/31", "10.0.0.1/24"} {
 		if err := h.SetSubnets(ctx, []netip.Prefix{netip.MustParsePrefix(bad)}); err == nil {
 			t.Errorf("%s was taken", bad)

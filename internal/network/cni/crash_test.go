@@ -7,27 +7,18 @@ import (
 	"io"
 	"log/slog"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
 
 	"github.com/11f9778f/berth/internal/network"
 	"github.com/11f9778f/berth/internal/network/nettest"
 )
 
-const childEnv = "BERTH_CNI_TEST_CHILD" // the Config of a daemon that is to be killed
-
 // child lives the life of one pod.
-func child(env string) int {
-	var cfg Config
-	err := json.Unmarshal([]byte(env), &cfg)
-	if err == nil {
-		err = life(cfg)
-	}
-	if err != nil {
+func child(cfg Config) int {
+	if err := life(cfg); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
@@ -58,57 +49,57 @@ func life(cfg Config) error {
 	return n.Close()
 }
 
-func (n *node) command(failpoint string) *exec.Cmd {
+// job is what a child gets: the configuration, without what is of this process.
+func (n *node) job() Config {
 	cfg := n.cfg
 	cfg.Logger = nil
-	env, err := json.Marshal(cfg)
-	if err != nil {
-		n.Fatal(err)
-	}
-	cmd := exec.Command("/proc/self/exe")
-	cmd.Env = append(os.Environ(), childEnv+"="+string(env), "BERTH_FAILPOINT="+failpoint)
-	cmd.Stderr = os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	return cmd
+	return cfg
 }
 
-func wasKilled(t *testing.T, err error) {
+// places are those that a life passes.
+func places(t *testing.T) []string {
 	t.Helper()
-	if exit, ok := err.(*exec.ExitError); !ok || exit.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
-		t.Fatal("the child was not killed:", err)
+	n := newNode(t)
+	n.Close()
+	defer n.open()
+	all := nettest.Places(t, n.job())
+	if len(all) < 12 {
+		t.Errorf("only %d places: %v", len(all), all)
 	}
+	return all
 }
 
 // Whatever the place where the daemon dies: the next one finds what the plugins have, and has them give it back.
 func TestKilledAtEveryPlace(t *testing.T) {
-	n := newNode(t)
-	n.Close()
-	file := filepath.Join(t.TempDir(), "places")
-	if err := n.command("trace:" + file).Run(); err != nil {
-		t.Fatal("a life without failures:", err)
-	}
-	n.open()
-	b, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	places := strings.Fields(string(b))
-	if len(places) < 12 {
-		t.Errorf("only %d places: %v", len(places), places)
-	}
-	for _, place := range places {
+	for _, place := range places(t) {
 		for _, then := range []string{"repair", "repeat"} {
 			t.Run(place+"/"+then, func(t *testing.T) {
 				n := newNode(t)
 				n.Close()
-				wasKilled(t, n.command(place+"=kill").Run())
+				nettest.WasKilled(t, nettest.Child(t, n.job(), place+"=kill").Run())
 				n.open()
 				if then == "repeat" {
 					n.pod("life")
-					n.stop("life")
+					n.Stop("life")
 				}
 			}) // newNode's clean-up repairs, and finds nothing
 		}
+	}
+}
+
+// An error at any place is told, and what had been done is taken back, at once or when it is asked for.
+func TestErrorAtEveryPlace(t *testing.T) {
+	for _, place := range places(t) {
+		t.Run(place, func(t *testing.T) {
+			n := newNode(t)
+			n.Close()
+			nettest.FailsAt(t, n.job(), place)
+			n.open()
+			n.Stop("life")
+			if all, err := n.List(context.Background()); len(all) > 0 || err != nil {
+				t.Errorf("left: %v, %v", all, err)
+			}
+		})
 	}
 }
 
@@ -119,14 +110,14 @@ func TestNoDelOvertakesAnAdd(t *testing.T) {
 	n.settled()
 	n.Close()
 	n.set("fake", "ADD", "wait for a file")
-	cmd := n.command("")
+	cmd := nettest.Child(t, n.job(), "")
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
 	log := filepath.Join(n.folder, "log")
 	nettest.Await(t, "ADD runs", func() bool { b, _ := os.ReadFile(log); return strings.Contains(string(b), `"Command":"ADD"`) })
 	cmd.Process.Kill()
-	wasKilled(t, cmd.Wait())
+	nettest.WasKilled(t, cmd.Wait())
 	n.open()
 	done := make(chan error, 1)
 	go func() {

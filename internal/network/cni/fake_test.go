@@ -19,11 +19,12 @@ import (
 
 // This test's binary is also a plugin, if it is called fake or liar, and a daemon that is to be killed.
 func TestMain(m *testing.M) {
-	switch name := filepath.Base(os.Args[0]); {
-	case name == "fake" || name == "second":
+	if name := filepath.Base(os.Args[0]); name == "fake" || name == "second" {
 		os.Exit(fakePlugin())
-	case os.Getenv(childEnv) != "":
-		os.Exit(child(os.Getenv(childEnv)))
+	}
+	var cfg Config
+	if nettest.Job(&cfg) {
+		os.Exit(child(cfg))
 	}
 	os.Exit(nettest.Run(m))
 }

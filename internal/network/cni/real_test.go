@@ -81,11 +81,7 @@ func TestRealChain(t *testing.T) {
 	n := newRealNode(t, whole, "nft", "iptables")
 	allowForwarding(t)
 	ctx := context.Background()
-	outside, err := n.CreateNetNS(ctx, "outside", nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	nettest.World(t, outside)
+	n.World()
 	web, err := n.start("web", func(r *network.Request) {
 		r.PortMappings = []network.PortMapping{{Protocol: "TCP", HostPort: 8080, ContainerPort: 80}, {Protocol: "UDP", HostPort: 5353, ContainerPort: 53}}
 		r.Bandwidth = network.Bandwidth{Ingress: 100e6, Egress: 50e6}
@@ -98,20 +94,19 @@ func TestRealChain(t *testing.T) {
 	if len(web.IPs) != 2 || web.IPs[0].String() != "10.77.0.77" || !web.IPs[1].Is6() || len(web.MAC) != 6 {
 		t.Fatalf("result: %+v", web)
 	}
-	pod := n.Pins.Path
-	nettest.Serve(t, pod("web"), "tcp", ":80", "web")
-	nettest.Serve(t, pod("web"), "udp", ":53", "web")
-	nettest.Serve(t, outside, "tcp", ":80", "outside")
+	n.Serve("web", "tcp", ":80", "web")
+	n.Serve("web", "udp", ":53", "web")
+	n.Serve("outside", "tcp", ":80", "outside")
 	for i, ip := range web.IPs {
-		nettest.Expect(t, pod("other"), "tcp", "["+ip.String()+"]:80", "web saw "+other.IPs[i].String())
+		n.Expect("other", "tcp", "["+ip.String()+"]:80", "web saw "+other.IPs[i].String())
 	}
-	nettest.Expect(t, pod("web"), "tcp", nettest.Outside4+":80", "outside saw "+nettest.HostOutside4)
-	nettest.Expect(t, outside, "tcp", nettest.HostOutside4+":8080", "web saw "+nettest.Outside4)
-	nettest.Expect(t, outside, "udp", nettest.HostOutside4+":5353", "web saw "+nettest.Outside4)
-	nettest.Expect(t, outside, "tcp", "["+nettest.HostOutside6+"]:8080", "web saw "+nettest.Outside6)
-	nettest.Expect(t, "", "tcp", "127.0.0.1:8080", "web saw 10.77.0.1")
-	nettest.Expect(t, pod("web"), "tcp", nettest.HostOutside4+":8080", "web saw 10.77.0.1") // hairpin
-	nettest.Expect(t, pod("web"), "tcp", "127.0.0.1:80", "web saw 127.0.0.1")               // lo is up
+	n.Expect("web", "tcp", nettest.Outside4+":80", "outside saw "+nettest.HostOutside4)
+	n.Expect("outside", "tcp", nettest.HostOutside4+":8080", "web saw "+nettest.Outside4)
+	n.Expect("outside", "udp", nettest.HostOutside4+":5353", "web saw "+nettest.Outside4)
+	n.Expect("outside", "tcp", "["+nettest.HostOutside6+"]:8080", "web saw "+nettest.Outside6)
+	n.Expect("", "tcp", "127.0.0.1:8080", "web saw 10.77.0.1")
+	n.Expect("web", "tcp", nettest.HostOutside4+":8080", "web saw 10.77.0.1") // hairpin
+	n.Expect("web", "tcp", "127.0.0.1:80", "web saw 127.0.0.1")               // lo is up
 
 	if got, err := n.Check(ctx, "web"); len(got) > 0 || err != nil {
 		t.Errorf("check: %+v, %v", got, err)
@@ -122,7 +117,7 @@ func TestRealChain(t *testing.T) {
 	if tbf := shaped(t); tbf != 2 {
 		t.Errorf("%d links are shaped, want the pod's and the one of what it sends", tbf)
 	}
-	if err := nettest.In(pod("other"), func() error {
+	if err := nettest.In(n.Pins.Path("other"), func() error {
 		l, err := netlink.LinkByName("eth0")
 		if err != nil {
 			return err
@@ -134,12 +129,12 @@ func TestRealChain(t *testing.T) {
 	if got, err := n.Check(ctx, "other"); len(got) != 2 || err != nil || !strings.Contains(got[1].What, "bridge CHECK") {
 		t.Errorf("check without a link: %+v, %v", got, err)
 	}
-	n.stop("web")
-	n.stop("other")
+	n.Stop("web")
+	n.Stop("other")
 	if given := n.given(); len(given) > 0 {
 		t.Errorf("addresses are still given: %v", given)
 	}
-	nettest.Refuse(t, outside, "tcp", nettest.HostOutside4+":8080")
+	n.Refuse("outside", "tcp", nettest.HostOutside4+":8080")
 	n.RemoveNetNS(ctx, "outside")
 }
 
@@ -169,10 +164,10 @@ func TestRealPointToPoint(t *testing.T) {
 		"subnet":"10.76.0.0/24","routes":[{"dst":"0.0.0.0/0"}]}}]}`)
 	allowForwarding(t)
 	a, b := n.pod("a"), n.pod("b")
-	nettest.Serve(t, n.Pins.Path("a"), "tcp", ":80", "a")
-	nettest.Expect(t, n.Pins.Path("b"), "tcp", a.IPs[0].String()+":80", "a saw "+b.IPs[0].String())
-	n.stop("a")
-	n.stop("b")
+	n.Serve("a", "tcp", ":80", "a")
+	n.Expect("b", "tcp", a.IPs[0].String()+":80", "a saw "+b.IPs[0].String())
+	n.Stop("a")
+	n.Stop("b")
 	if given := n.given(); len(given) > 0 {
 		t.Errorf("addresses are still given: %v", given)
 	}
@@ -196,10 +191,10 @@ func TestRealMacvlan(t *testing.T) {
 		}
 	}
 	a, b := n.pod("a"), n.pod("b")
-	nettest.Serve(t, n.Pins.Path("a"), "tcp", ":80", "a")
-	nettest.Expect(t, n.Pins.Path("b"), "tcp", a.IPs[0].String()+":80", "a saw "+b.IPs[0].String())
-	n.stop("a")
-	n.stop("b")
+	n.Serve("a", "tcp", ":80", "a")
+	n.Expect("b", "tcp", a.IPs[0].String()+":80", "a saw "+b.IPs[0].String())
+	n.Stop("a")
+	n.Stop("b")
 	if given := n.given(); len(given) > 0 {
 		t.Errorf("addresses are still given: %v", given)
 	}
@@ -215,7 +210,7 @@ func TestRealDelOfWhatIsLost(t *testing.T) {
 	if err := n.RemoveNetNS(ctx, "cut"); err != nil {
 		t.Fatal(err)
 	}
-	n.stop("cut")
+	n.Stop("cut")
 	if err := os.WriteFile(n.records.record("damaged"), []byte("{"), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -226,7 +221,7 @@ func TestRealDelOfWhatIsLost(t *testing.T) {
 	if given := n.given(); len(given) != 1 {
 		t.Errorf("addresses that are given: %v", given)
 	}
-	n.stop("kept")
+	n.Stop("kept")
 	if given := n.given(); len(given) > 0 {
 		t.Errorf("addresses are still given: %v", given)
 	}

@@ -1,0 +1,67 @@
+package cni
+
+import (
+	"context"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// What an ADD that fails has done is taken back, by every plugin.
+func TestFailedAdd(t *testing.T) {
+	for _, c := range []struct{ do, want string }{
+		{"fail", "fake ADD: try later; the switch is asleep"},
+		{"die", `signal: killed (it said "no such switch")`},
+		{"this is no JSON", "invalid character"},
+		{"null", "no address"},
+		{`{"cniVersion":"1.1.0"}`, "no address"},
+		{`{"cniVersion":"99.0.0","ips":[]}`, "99.0.0"},
+		{`{"cniVersion":"1.1.0","ips":[{"address":"127.0.0.1/8"}]}`, "ips[0]: address: 127.0.0.1/8"},
+		{`{"cniVersion":"1.1.0","ips":[{"address":"10.0.0.1/24","interface":7}]}`, "ips[0]: interface: there is no interfaces[7]"},
+		{`{"cniVersion":"1.1.0","ips":[null]}`, "ips[0]: it is null"},
+		{`{"cniVersion":"1.1.0","interfaces":[null],"ips":[{"address":"10.0.0.1/24","interface":0}]}`, "interfaces[0] is null"},
+		{`{"cniVersion":"1.1.0","interfaces":[{"name":"eth0","sandbox":"/n","mac":"x"}]}`, "interfaces[0].mac"},
+		{"flood", "printed more than"},
+	} {
+		t.Run(c.do[:min(len(c.do), 40)], func(t *testing.T) {
+			n := newNode(t)
+			n.settled()
+			n.set("fake", "ADD", c.do)
+			_, err := n.start("a", nil)
+			if err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("error %v, want %s", err, c.want)
+			}
+			said := n.said()
+			if len(said) < 3 || !slices.Equal(said[len(said)-2:], []string{"second DEL a", "fake DEL a"}) {
+				t.Errorf("calls: %q", said)
+			}
+			if all, err := n.List(context.Background()); len(all) > 0 || err != nil {
+				t.Errorf("left: %v, %v", all, err)
+			}
+			n.set("fake", "ADD", "")
+			n.pod("a") // and now it works
+		})
+	}
+}
+
+// A plugin that hangs, or leaves behind what does, holds up its own pod for a bounded time.
+func TestHangingPlugin(t *testing.T) {
+	for _, do := range []string{"hang", "hang in a child"} {
+		t.Run(do, func(t *testing.T) {
+			n := newNode(t)
+			n.Close()
+			n.cfg.Timeout = 300 * time.Millisecond
+			n.open()
+			n.set("fake", "ADD", do)
+			if _, err := n.start("a", nil); err == nil || !strings.Contains(err.Error(), "fake ADD did not answer within 300ms and was killed") {
+				t.Error("error:", err)
+			}
+			n.set("fake", "ADD", "")
+			n.Close()
+			n.cfg.Timeout = 20 * time.Second
+			n.open()
+			n.pod("b")
+		})
+	}
+}
