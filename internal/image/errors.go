@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io/fs"
 
+	"github.com/11f9778f/berth/internal/image/inflate"
 	"github.com/11f9778f/berth/internal/image/kind"
 	"github.com/11f9778f/berth/internal/image/reference"
 	"github.com/11f9778f/berth/internal/image/registry"
@@ -68,9 +69,9 @@ func (s *Store) noInodes() bool {
 	return err == nil && fs.Inodes > 0 && fs.InodesFree*100 < fs.Inodes && fs.Available > 1<<20
 }
 
-// layerError makes unpack's errors the store's.
+// layerError makes the errors of what a layer holds the store's.
 func layerError(err error) error {
-	if errors.Is(err, unpack.ErrLayer) {
+	if errors.Is(err, unpack.ErrLayer) || errors.Is(err, inflate.ErrCorrupt) {
 		return kind.Errorf(ErrCorrupt, "%w; do not use this image", err)
 	}
 	return err

@@ -10,6 +10,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/11f9778f/berth/internal/image/decompress"
+	"github.com/11f9778f/berth/internal/image/inflate"
 	"github.com/11f9778f/berth/internal/image/kind"
 	"github.com/11f9778f/berth/internal/image/unpack"
 )
@@ -123,24 +124,23 @@ func (f *follower) close() {
 
 // ahead decompresses and hashes a stream in a goroutine of its own, some buffers ahead of who reads it.
 type ahead struct {
-	full, free chan []byte
+	full       chan filled
+	free       chan *inflate.Buffer
 	quit, gone chan struct{}
 	hash       hash.Hash
 	err        error // set before full is closed
 
+	cur  *inflate.Buffer
 	rest []byte // what is left to read of cur
-	cur  []byte
 	n    int64
 }
 
-const (
-	aheadBuffers = 8
-	aheadSize    = 256 << 10
-)
+// aheadBuffers bounds how far ahead.
+const aheadBuffers = 6
 
 func newAhead(r io.Reader, count func(int64) int64) *ahead {
 	a := &ahead{
-		full: make(chan []byte, aheadBuffers), free: make(chan []byte, aheadBuffers),
+		full: make(chan filled, aheadBuffers), free: make(chan *inflate.Buffer, aheadBuffers),
 		quit: make(chan struct{}), gone: make(chan struct{}), hash: digest.SHA256.Hash(),
 	}
 	for range aheadBuffers {
@@ -153,62 +153,59 @@ func newAhead(r io.Reader, count func(int64) int64) *ahead {
 func (a *ahead) run(r io.Reader, count func(int64) int64) {
 	defer close(a.gone)
 	defer close(a.full)
-	z, err := decompress.Reader(r)
+	z, err := decompress.New(r)
 	if err != nil {
 		a.err = err
 		return
 	}
 	defer z.Close()
+	var last filled
 	for {
-		var buf []byte
+		var buf *inflate.Buffer
 		select {
 		case buf = <-a.free:
 		case <-a.quit:
 			return
 		}
 		if buf == nil {
-			buf = make([]byte, aheadSize)
+			buf = new(inflate.Buffer)
 		}
-		n, err := fill(z, buf[:aheadSize])
-		if n > 0 {
-			a.hash.Write(buf[:n])
-			count(int64(n))
-			a.full <- buf[:n] // never blocks: there are no more buffers than places
-		}
+		start := inflate.Carry(buf, last.buf, last.end)
+		end, err := z.Decode(buf, start)
 		if err != nil {
 			if err != io.EOF {
 				a.err = err
 			}
 			return
 		}
+		a.hash.Write(buf[start:end])
+		count(int64(end - start))
+		last = filled{buf, start, end}
+		a.full <- last // never blocks: there are no more buffers than places
 	}
 }
 
-// fill reads until p is full or r ends; unlike io.ReadFull it leaves r's error as it is.
-func fill(r io.Reader, p []byte) (n int, err error) {
-	for n < len(p) && err == nil {
-		var m int
-		m, err = r.Read(p[n:])
-		n += m
-	}
-	return n, err
+// filled is a buffer with decompressed bytes from start to end.
+type filled struct {
+	buf        *inflate.Buffer
+	start, end int
 }
 
 // Read implements io.Reader.
 func (a *ahead) Read(p []byte) (int, error) {
 	if len(a.rest) == 0 {
 		if a.cur != nil {
-			a.free <- a.cur[:0:cap(a.cur)]
+			a.free <- a.cur
 			a.cur = nil
 		}
-		buf, ok := <-a.full
+		next, ok := <-a.full
 		if !ok {
 			if a.err != nil {
 				return 0, a.err
 			}
 			return 0, io.EOF
 		}
-		a.cur, a.rest = buf, buf
+		a.cur, a.rest = next.buf, next.buf[next.start:next.end]
 	}
 	n := copy(p, a.rest)
 	a.rest = a.rest[n:]
