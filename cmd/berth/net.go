@@ -123,9 +123,9 @@ func (c *cli) netCheck() *cobra.Command {
 		Use:   "check [POD…]",
 		Short: "Find what is wrong with pods' network, and say what to do",
 		Long: `Look at everything that a pod's packets need: its namespace, its link at both ends, addresses, routes,
-limits, the bridge, the nftables rules and host ports, and the host's own switches. With CNI the plugins are
-asked too (CHECK). Nothing is changed. Without a POD all of them are checked. Exit code 1 if something is
-wrong.`,
+limits, the bridge, the nftables rules and host ports, the host's own switches, other programs' firewalls,
+and the pod's resolv.conf and hosts file. With CNI the plugins are asked too (CHECK). Nothing is changed.
+Without a POD all of them are checked. Exit code 1 if something is wrong.`,
 		Example:           "  berth net check hello\n  berth net check -o json | jq '.[].problems[].what'",
 		ValidArgsFunction: c.completeNetworks,
 		RunE: func(cmd *cobra.Command, args []string) error {

@@ -12,8 +12,9 @@
 //	         port
 //
 // The network is the built-in bridge: one Linux bridge on the host, a veth pair for each pod, addresses
-// out of a subnet, masquerade for what leaves it, host ports as elements of nftables maps. Network is the
-// face of it; the package cni has another network of the same face, made by CNI plugins. nettest is for tests.
+// out of a subnet, masquerade for what leaves it, host ports as elements of nftables maps, and a relay (package
+// relay) for those on the host's ::1. Network is the face of it; the package cni has another network of the same
+// face, made by CNI plugins. nettest is for tests.
 //
 // # Promises
 //

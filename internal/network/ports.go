@@ -5,17 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"os"
 	"slices"
 	"strings"
-	"sync"
 	"syscall"
 
 	"github.com/11f9778f/berth/internal/failpoint"
 	"github.com/11f9778f/berth/internal/network/book"
 	"github.com/11f9778f/berth/internal/network/firewall"
 	"github.com/11f9778f/berth/internal/network/rtnl"
-	"github.com/11f9778f/berth/internal/sys"
 	"github.com/11f9778f/berth/internal/trace"
 )
 
@@ -41,8 +38,8 @@ func normalize(in []PortMapping, subnets []netip.Prefix) ([]book.Port, error) {
 			return nil, fmt.Errorf("%w: host port %d: no container port", book.ErrInvalid, p.HostPort)
 		case q.HostIP.Zone() != "":
 			return nil, fmt.Errorf("%w: host port %d: host address %s: an address with a zone can not be published", book.ErrInvalid, p.HostPort, p.HostIP)
-		case q.HostIP == netip.IPv6Loopback():
-			return nil, fmt.Errorf("%w: host port %d: the kernel routes nothing from ::1 to a pod: use hostIP 127.0.0.1", book.ErrInvalid, p.HostPort)
+		case q.HostIP == netip.IPv6Loopback() && q.Protocol == "sctp":
+			return nil, fmt.Errorf("%w: host port %d: the kernel routes nothing from ::1 to a pod, and SCTP is not relayed: use hostIP 127.0.0.1", book.ErrInvalid, p.HostPort)
 		case q.HostIP.IsValid() && !slices.ContainsFunc(subnets, func(s netip.Prefix) bool { return s.Addr().Is4() == q.HostIP.Is4() }):
 			return nil, fmt.Errorf("%w: host port %s: pods have no address of that family: configure a subnet for it", book.ErrInvalid, q)
 		}
@@ -143,106 +140,4 @@ func (m *Manager) forgetFlows(e book.Entry, ports []firewall.Forward) {
 	if err != nil {
 		m.log.Warn("old UDP flows to a host port are not forgotten", "sandbox", e.Owner, "error", err)
 	}
-}
-
-// holds are the sockets that keep host ports from the processes of the host.
-type holds struct {
-	mu sync.Mutex
-	m  map[string][]*os.File
-}
-
-func (h *holds) has(owner string) bool {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	_, ok := h.m[owner]
-	return ok
-}
-
-func (h *holds) put(owner string, files []*os.File) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.m == nil {
-		h.m = map[string][]*os.File{}
-	}
-	h.m[owner] = files
-}
-
-func (h *holds) release(owner string) {
-	h.mu.Lock()
-	files := h.m[owner]
-	delete(h.m, owner)
-	h.mu.Unlock()
-	closeAll(files)
-}
-
-func (h *holds) closeAll() {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	for _, files := range h.m {
-		closeAll(files)
-	}
-	h.m = nil
-}
-
-func closeAll(files []*os.File) {
-	for _, f := range files {
-		f.Close()
-	}
-}
-
-// hold binds an entry's host ports on the host, all or none, to learn that no process has them and to keep it
-// so. An entry that holds its ports already goes on.
-func (m *Manager) hold(e book.Entry) error {
-	if len(e.Ports) == 0 || m.holds.has(e.Owner) {
-		return nil
-	}
-	var files []*os.File
-	err := m.inHost(func() error {
-		for _, p := range e.Ports {
-			for _, addr := range hostAddresses(p, e) {
-				f, err := sys.HoldPort(p.Protocol, netip.AddrPortFrom(addr, p.HostPort))
-				if err != nil {
-					return explain(p, err)
-				}
-				if f != nil {
-					files = append(files, f)
-				}
-			}
-		}
-		return nil
-	})
-	if err != nil {
-		closeAll(files)
-		return err
-	}
-	m.holds.put(e.Owner, files)
-	return nil
-}
-
-// hostAddresses are the addresses to bind for a port: its own, or the unspecified one of each of the pod's
-// families.
-func hostAddresses(p book.Port, e book.Entry) []netip.Addr {
-	if p.HostIP.IsValid() {
-		return []netip.Addr{p.HostIP}
-	}
-	var out []netip.Addr
-	for _, a := range e.Addresses {
-		if a.Addr().Is4() {
-			out = append(out, netip.IPv4Unspecified())
-		} else {
-			out = append(out, netip.IPv6Unspecified())
-		}
-	}
-	return out
-}
-
-// explain says what to do about a port that can not be bound.
-func explain(p book.Port, err error) error {
-	switch {
-	case errors.Is(err, sys.ErrPortInUse):
-		return fmt.Errorf("host port %s is in use by a process of this host: choose another hostPort, or stop that process (ss -lnp shows it): %w", p, err)
-	case errors.Is(err, syscall.EADDRNOTAVAIL):
-		return fmt.Errorf("%w: host port %s: %s is not an address of this host: leave hostIP out, or choose one that ip addr shows: %w", book.ErrInvalid, p, p.HostIP, err)
-	}
-	return fmt.Errorf("host port %s: %w", p, err)
 }

@@ -82,15 +82,38 @@ func testHostPorts(t *testing.T, h *host) {
 	h.Expect("outside", "udp", hostOutside4+":5353", "next saw "+outside4)
 }
 
-// The kernel can't bring answers back to ::1. A client that tries it first must not hang on it.
-func TestHostPortOnIPv6LoopbackRefuses(t *testing.T) {
-	h := newHost(t, both)
-	h.pod("web", tcp(8080, 80))
-	h.Serve("web", "tcp", ":80", "web")
-	if got, err := h.Ask("", "tcp", "[::1]:8080"); !errors.Is(err, syscall.ECONNREFUSED) {
-		t.Errorf("got %q, %v; want a refusal", got, err)
+// The kernel can't bring answers back to ::1: the daemon relays, and so does the next one.
+func TestHostPortOnIPv6Loopback(t *testing.T) {
+	for name, subnets := range map[string][]netip.Prefix{"both families": {subnet4, subnet6}, "IPv6 alone": {subnet6}} {
+		t.Run(name, func(t *testing.T) {
+			h := newHost(t, func(c *Config) { c.Subnets = subnets })
+			h.World()
+			udp := PortMapping{Protocol: "UDP", HostPort: 5353, ContainerPort: 53}
+			local := tcp(8081, 80)
+			local.HostIP = netip.IPv6Loopback()
+			h.pod("web", tcp(8080, 80), udp, local)
+			h.Serve("web", "tcp", ":80", "web")
+			h.Serve("web", "udp", ":53", "web")
+			for range 2 {
+				for _, port := range []string{"8080", "8081"} {
+					h.Expect("", "tcp", "[::1]:"+port, "web saw fd88:1::1")
+				}
+				h.Expect("", "udp", "[::1]:5353", "web saw fd88:1::1")
+				h.Expect("outside", "tcp", "["+hostOutside6+"]:8080", "web saw "+outside6)
+				h.Refuse("outside", "tcp", "["+hostOutside6+"]:8081")
+				h.Close()
+				h.Refuse("", "tcp", "[::1]:8080")
+				h.open()
+			}
+			h.healthy("web")
+			nettest.Command(t, "", "nft", "delete", "table", "inet", "berth")
+			h.Refuse("", "tcp", "["+hostOutside6+"]:8080") // the relay is for loopback alone
+			h.Stop("web")
+			if _, err := h.Ask("", "tcp", "[::1]:8080"); !errors.Is(err, syscall.ECONNREFUSED) {
+				t.Errorf("without the pod: %v, want a refusal", err)
+			}
+		})
 	}
-	h.Expect("", "tcp", "localhost:8080", "web saw 10.88.0.1")
 }
 
 func TestHostPortOnOneAddress(t *testing.T) {
@@ -174,7 +197,10 @@ func TestPortTaken(t *testing.T) {
 	fails("nobody", book.ErrInvalid, "is not an address of this host", nobody)
 	six := tcp(9093, 80)
 	six.HostIP = netip.MustParseAddr("::1")
+	fails("six", book.ErrInvalid, "pods have no address of that family", six)
+	six.Protocol = "SCTP"
 	fails("six", book.ErrInvalid, "use hostIP 127.0.0.1", six)
+	six.Protocol = ""
 	six.HostIP = netip.MustParseAddr("2001:db8::1")
 	fails("six", book.ErrInvalid, "pods have no address of that family", six)
 	fails("protocol", book.ErrInvalid, "want TCP, UDP or SCTP", PortMapping{Protocol: "ICMP", HostPort: 1, ContainerPort: 1})

@@ -30,6 +30,12 @@ func HoldPort(protocol string, addr netip.AddrPort) (*os.File, error) {
 	return nil, f.Close()
 }
 
+// ListenPort binds addr for who serves it; with protocol "tcp" it listens, and old connections that linger are no
+// hindrance. Errors are those of HoldPort.
+func ListenPort(protocol string, addr netip.AddrPort) (*os.File, error) {
+	return bindPort(protocol, addr, protocol == "tcp")
+}
+
 func bindPort(protocol string, addr netip.AddrPort, listen bool) (*os.File, error) {
 	fail := func(err error) (*os.File, error) {
 		if errors.Is(err, unix.EADDRINUSE) {
@@ -69,7 +75,7 @@ func bindPort(protocol string, addr netip.AddrPort, listen bool) (*os.File, erro
 		err = unix.Bind(fd, sa)
 	}
 	if err == nil && listen {
-		err = unix.Listen(fd, 0)
+		err = unix.Listen(fd, unix.SOMAXCONN)
 	}
 	if err != nil {
 		f.Close()

@@ -60,7 +60,7 @@ func (t *Table) chains(subnets []netip.Prefix) []*chain {
 	prerouting := base("prerouting", nftables.ChainTypeNAT, nftables.ChainHookPrerouting, *nftables.ChainPriorityNATDest)
 	prerouting.rule(toLocal(), jump)
 	output := base("output", nftables.ChainTypeNAT, nftables.ChainHookOutput, *nftables.ChainPriorityNATDest)
-	// The kernel routes no answer back to ::1. Clients that try it are refused at once, and go on to 127.0.0.1.
+	// The kernel routes no answer back to ::1: the daemon relays what comes there, from the sockets that hold the ports.
 	output.rule(to(netip.MustParsePrefix("::1/128")), []expr.Any{&expr.Verdict{Kind: expr.VerdictReturn}})
 	output.rule(toLocal(), jump)
 
