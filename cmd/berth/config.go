@@ -41,13 +41,17 @@ func (c *cli) configCheck() *cobra.Command {
 		Use:   "check [FILE]",
 		Short: "Tell what is wrong in the configuration, with file, line and key",
 		Long: `Read the configuration as the daemon would, or FILE in its place (with the drop-ins in config.d beside
-it), and tell each mistake with its file, line and key. Exit code 1 if there is one.`,
+it), and tell each mistake with its file, line and key. Exit code 1 if there is one. With the cgroup driver
+systemd it looks for that, too.`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 1 {
 				c.configFile = args[0]
 			}
 			l, err := c.load(cmd, allSettings())
+			if err == nil {
+				err = findSystemd(cmd.Context(), l)
+			}
 			if err != nil {
 				return err
 			}

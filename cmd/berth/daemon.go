@@ -36,6 +36,9 @@ func (c *cli) daemon(cmd *cobra.Command, of daemonOf) error {
 
 	load := func() (*config.Loaded, error) { return c.load(cmd, allSettings()) }
 	loaded, err := load()
+	if err == nil {
+		err = findSystemd(ctx, loaded)
+	}
 	if err != nil {
 		return err
 	}

@@ -125,7 +125,8 @@ func (c *cli) load(cmd *cobra.Command, settings []setting) (*config.Loaded, erro
 	if bad := image.CheckNamespace(l.Images.Namespace); bad != nil {
 		err = errors.Join(err, l.Mistake("images.namespace", bad.Error()))
 	}
-	return l, errors.Join(l.Check(), err)
+	_, _, cgroupsErr := cgroups(l)
+	return l, errors.Join(l.Check(), err, cgroupsErr)
 }
 
 // handlers are the rows of RuntimeClass handlers with the options that their shims understand.
@@ -136,6 +137,9 @@ func handlers(l *config.Loaded) (map[string]node.Handler, error) {
 		h, own := l.Handlers[name], false
 		if own = filepath.Base(h.Shim) == client.DefaultBinary; own && len(h.Options) > 0 {
 			errs = append(errs, l.Mistake("handlers."+name+".options", "Berth's own shim has none"))
+		}
+		if driven, _, _ := cgroups(l); driven {
+			h.Options = client.WithSystemdCgroup(h.Shim, h.Options)
 		}
 		options, err := client.NewOptions(h.Shim, h.Options)
 		var bad *client.BadOption
@@ -161,9 +165,10 @@ const imageGCPeriod = 5 * time.Minute
 
 // nodeConfig is what the configuration means for a node.
 func nodeConfig(l *config.Loaded, log *slog.Logger) node.Config {
+	driven, parent, _ := cgroups(l)
 	cfg := node.Config{
 		Root: l.Root, Run: l.Run, NodeName: l.NodeName, CRISocket: l.CRI.Socket,
-		Names:   node.Names{Bridge: l.Network.Bridge, Table: l.Network.NftTable, CgroupParent: l.Cgroup.Parent},
+		Names: node.Names{Bridge: l.Network.Bridge, Table: l.Network.NftTable, CgroupParent: parent}, SystemdCgroup: driven,
 		Subnets: l.Network.Subnets, MTU: l.Network.MTU, Spares: l.Network.Spares,
 		CNI: node.CNI{
 			Enabled: l.Network.Driver == "cni", ConfDir: l.Network.CNI.ConfDir, BinDirs: l.Network.CNI.BinDirs,

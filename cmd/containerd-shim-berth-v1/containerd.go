@@ -154,7 +154,7 @@ func remove(ctx context.Context, f flags) error {
 	if err != nil {
 		return fmt.Errorf("delete: %w", err)
 	}
-	if err := server.Discard(ctx, server.Linux{}, dir, f.id); err != nil {
+	if err := server.Discard(ctx, server.NewLinux(), dir, f.id); err != nil {
 		return fmt.Errorf("delete: %w", err)
 	}
 	if !launch.Lives(dir) {
@@ -201,7 +201,7 @@ func removeEmpty(dir string) error {
 	if err != nil || len(left) > 0 {
 		return err
 	}
-	return errors.Join(server.DiscardSandboxes(server.Linux{}, dir), os.RemoveAll(dir))
+	return errors.Join(server.DiscardSandboxes(server.NewLinux(), dir), os.RemoveAll(dir))
 }
 
 // info tells containerd what this runtime is, and what the engine can do.

@@ -114,7 +114,7 @@ func serve(f flags) error {
 func sweep(ctx context.Context, stateDir string, log *slog.Logger) {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
-	if err := server.Sweep(ctx, server.Linux{}, stateDir, launch.Lives); err != nil {
+	if err := server.Sweep(ctx, server.NewLinux(), stateDir, launch.Lives); err != nil {
 		log.Warn("remove what dead shims have left", "err", err)
 	}
 }

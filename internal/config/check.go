@@ -31,7 +31,9 @@ func (l *Loaded) Check() error {
 	c.handlers()
 	c.network()
 	c.images()
-	if p := l.Cgroup.Parent; p != "" && (!strings.HasPrefix(p, "/") || filepath.Clean(p) != p || p == "/") {
+	c.oneOf("cgroup.driver", l.Cgroup.Driver, "auto", "cgroupfs", "systemd")
+	slice := strings.HasSuffix(l.Cgroup.Parent, ".slice") && l.Cgroup.Driver != "cgroupfs"
+	if p := l.Cgroup.Parent; p != "" && (!strings.HasPrefix(p, "/") && !slice || filepath.Clean(p) != p || p == "/") {
 		c.bad("cgroup.parent", "%q is no cgroup: write it like \"/berth\"", p)
 	}
 	c.address("metrics.address", l.Metrics.Address)

@@ -170,8 +170,11 @@ type Images struct {
 
 // Cgroup is where limits are.
 type Cgroup struct {
+	// Who makes cgroups: "cgroupfs" is Berth itself, "systemd" makes pods' as slices and containers' as scopes, and
+	// "auto" is systemd where that runs the machine. A kubelet asks for it, and must use the same.
+	Driver string `toml:"driver"`
 	// Cgroup above all pods that bring no parent of their own. Empty follows from the run folder: /berth
-	// for /run/berth.
+	// for /run/berth. With systemd it is a slice: berth.slice.
 	Parent string `toml:"parent"`
 	// Files with classes of block I/O, and of Intel RDT, that annotations of pods and containers name
 	// (blockio.resources.beta.kubernetes.io/pod, rdt.resources.beta.kubernetes.io/pod and so on). The format is that
@@ -219,6 +222,7 @@ func Default() Config {
 		}},
 		Images: Images{Namespace: "k8s.io", Pinned: []string{}, RegistryDirs: []string{"/etc/berth/certs.d", "/etc/containerd/certs.d", "/etc/docker/certs.d"}, Downloads: 6, KeepForRetry: Duration{10 * time.Minute},
 			GCHighPercent: 85, GCLowPercent: 80, GCMinAge: Duration{2 * time.Minute}},
+		Cgroup:  Cgroup{Driver: "cgroupfs"},
 		Tracing: Tracing{SampleRatio: 1},
 	}
 }

@@ -50,9 +50,11 @@ func (s *Server) networkReady(ctx context.Context) *runtimeapi.RuntimeCondition 
 	return &runtimeapi.RuntimeCondition{Type: runtimeapi.NetworkReady, Status: true}
 }
 
-// RuntimeConfig tells the kubelet that cgroups are made by writing to cgroupfs.
+// RuntimeConfig tells the kubelet who makes cgroups.
 func (s *Server) RuntimeConfig(context.Context, *runtimeapi.RuntimeConfigRequest) (*runtimeapi.RuntimeConfigResponse, error) {
-	return &runtimeapi.RuntimeConfigResponse{
-		Linux: &runtimeapi.LinuxRuntimeConfiguration{CgroupDriver: runtimeapi.CgroupDriver_CGROUPFS},
-	}, nil
+	driver := runtimeapi.CgroupDriver_CGROUPFS
+	if s.rt.SystemdCgroup() {
+		driver = runtimeapi.CgroupDriver_SYSTEMD
+	}
+	return &runtimeapi.RuntimeConfigResponse{Linux: &runtimeapi.LinuxRuntimeConfiguration{CgroupDriver: driver}}, nil
 }

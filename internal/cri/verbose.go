@@ -54,8 +54,12 @@ func (s *Server) statusInfo() map[string]string {
 		"version": s.cfg.Version, "go": goruntime.Version(), "platform": goruntime.GOOS + "/" + goruntime.GOARCH,
 		"sandboxes": len(s.rt.Sandboxes()), "containers": len(s.rt.Containers("")), "images": len(s.images.List()),
 	})
+	driver := "cgroupfs"
+	if s.rt.SystemdCgroup() {
+		driver = "systemd"
+	}
 	for k, v := range infoOf("config", map[string]any{
-		"stateDir": s.cfg.StateDir, "snapshotDir": s.cfg.SnapshotDir, "cgroupDriver": "cgroupfs", "handlers": s.rt.Handlers(),
+		"stateDir": s.cfg.StateDir, "snapshotDir": s.cfg.SnapshotDir, "cgroupDriver": driver, "handlers": s.rt.Handlers(),
 		"pinnedImages": s.cfg.Pinned,
 	}) {
 		out[k] = v

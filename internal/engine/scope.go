@@ -46,29 +46,26 @@ func parseScope(cgroupsPath string) (slice, name, path string, err error) {
 	if parts[1] != "" {
 		name = parts[1] + "-" + name
 	}
-	stem, ok := strings.CutSuffix(slice, ".slice")
-	if !ok || strings.ContainsAny(slice+name, "/\x00\n") || len(name) > 255 {
-		return "", "", "", fmt.Errorf("linux.cgroupsPath: %q: bad name of a slice or a scope", cgroupsPath)
+	if strings.ContainsAny(name, "/\x00\n") || len(name) > 255 {
+		return "", "", "", fmt.Errorf("linux.cgroupsPath: %q: bad name of a scope", cgroupsPath)
 	}
-	if stem == "-" {
-		return slice, name, "/" + name, nil
+	parent, err := cgroup.SlicePath(slice)
+	if err != nil {
+		return "", "", "", fmt.Errorf("linux.cgroupsPath: %q: %w", cgroupsPath, err)
 	}
-	prefix := ""
-	for part := range strings.SplitSeq(stem, "-") {
-		if part == "" {
-			return "", "", "", fmt.Errorf("linux.cgroupsPath: %q: bad name of a slice", cgroupsPath)
-		}
-		prefix += part
-		path += "/" + prefix + ".slice"
-		prefix += "-"
-	}
-	return slice, name, path + "/" + name, nil
+	return slice, name, strings.TrimSuffix(parent, "/") + "/" + name, nil
 }
 
 // ScopeOf tells which scope and which cgroup a container with this linux.cgroupsPath gets by Scopes.
 func ScopeOf(cgroupsPath string) (scope, cgroup string, err error) {
 	_, scope, cgroup, err = parseScope(cgroupsPath)
 	return scope, cgroup, err
+}
+
+// NamesScope tells whether a linux.cgroupsPath is of the form that Scopes takes, and no path.
+func NamesScope(cgroupsPath string) bool {
+	slice, rest, ok := strings.Cut(cgroupsPath, ":")
+	return ok && strings.HasSuffix(slice, ".slice") && strings.Contains(rest, ":")
 }
 
 // scoped gives the first process to a scope, if the container's cgroup is one.

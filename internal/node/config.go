@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/11f9778f/berth/internal/cri/streaming"
@@ -41,6 +42,8 @@ type Config struct {
 	Spares int
 	// CNI is the network of plugins, in the place of the bridge.
 	CNI CNI
+	// SystemdCgroup has systemd make the pods' cgroups, as slices, and the containers', as scopes.
+	SystemdCgroup bool
 	// GroupSize bounds the pods that one shim keeps; 0 is the shim client's default.
 	GroupSize int
 	// IdleExit ends the node when it had no pod and no call for so long; 0 never.
@@ -119,7 +122,8 @@ type Names struct {
 	Table string
 	// LinkPrefix begins the names of the host's ends of the pods' links, 5 bytes at most.
 	LinkPrefix string
-	// CgroupParent is the cgroup that all pods' cgroups are below, "/berth".
+	// CgroupParent is the cgroup that all pods' cgroups are below, "/berth"; with Config.SystemdCgroup a slice's,
+	// "/berth.slice".
 	CgroupParent string
 }
 
@@ -136,6 +140,9 @@ func NamesFor(run string) Names {
 // withDefaults fills what is empty.
 func (c Config) withDefaults() Config {
 	d := NamesFor(c.Run)
+	if c.SystemdCgroup { // a dash would put it into another node's slice
+		d.CgroupParent = strings.ReplaceAll(d.CgroupParent, "-", "_") + ".slice"
+	}
 	for _, n := range []struct{ have, want *string }{
 		{&c.Names.Bridge, &d.Bridge}, {&c.Names.Table, &d.Table},
 		{&c.Names.LinkPrefix, &d.LinkPrefix}, {&c.Names.CgroupParent, &d.CgroupParent},

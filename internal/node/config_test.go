@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/11f9778f/berth/internal/engine/cgroup"
 	"github.com/11f9778f/berth/internal/sys"
 )
 
@@ -26,6 +27,18 @@ func TestConfigKeepsWhatIsSaid(t *testing.T) {
 	c := Config{Run: "/tmp/a", Names: Names{Bridge: "mine"}}.withDefaults()
 	if c.Names.Bridge != "mine" || c.Names.Table != NamesFor("/tmp/a").Table {
 		t.Errorf("names are %+v", c.Names)
+	}
+}
+
+func TestSlicesOfNodesAreApart(t *testing.T) {
+	a, b := Config{Run: DefaultRun, SystemdCgroup: true}.withDefaults(), Config{Run: "/tmp/a", SystemdCgroup: true}.withDefaults()
+	if a.Names.CgroupParent != "/berth.slice" || !strings.HasPrefix(b.Names.CgroupParent, "/berth_") {
+		t.Errorf("%s, %s", a.Names.CgroupParent, b.Names.CgroupParent)
+	}
+	for _, c := range []Config{a, b} { // one's slice must not be in the other's
+		if path, err := cgroup.SlicePath(filepath.Base(c.Names.CgroupParent)); err != nil || path != c.Names.CgroupParent {
+			t.Error(path, err)
+		}
 	}
 }
 

@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/11f9778f/berth/internal/runtime"
-	"github.com/11f9778f/berth/internal/runtime/machine"
 )
 
 // ours are the folders that a node makes in its run directory.
@@ -94,7 +93,7 @@ func (n *Node) spotless() bool {
 func (n *Node) tidy() error {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
-	errs := []error{machine.Kernel{}.RemoveCgroup(ctx, n.cfg.Names.CgroupParent)}
+	errs := []error{n.kernel.RemoveCgroup(ctx, n.cfg.Names.CgroupParent)}
 	for _, name := range ours {
 		errs = append(errs, os.RemoveAll(filepath.Join(n.cfg.Run, name)))
 	}

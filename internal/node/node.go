@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/11f9778f/berth/internal/cri"
+	"github.com/11f9778f/berth/internal/engine/systemd"
 	"github.com/11f9778f/berth/internal/image"
 	"github.com/11f9778f/berth/internal/kubelet"
 	"github.com/11f9778f/berth/internal/kubelet/imagegc"
@@ -37,6 +38,7 @@ type Node struct {
 	lock    *os.File
 	fresh   bool // the run directory had no node before
 
+	kernel  machine.Kernel
 	store   *images
 	network network.Network
 	shims   *client.Manager
@@ -118,14 +120,17 @@ func (n *Node) open(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if n.cfg.SystemdCgroup {
+		n.kernel.Units = &systemd.Lazy{}
+	}
 	classes, err := resclass.Load(n.cfg.BlockIOConfig, n.cfg.RDTConfig)
 	if err != nil {
 		return err
 	}
 	n.runtime, err = runtime.Open(ctx, runtime.Config{
 		Plugins: plugins,
-		RunDir:  n.cfg.Run, CgroupParent: n.cfg.Names.CgroupParent, Handlers: n.cfg.handlers(),
-		Images: machine.Images(store), Network: machine.Network(n.network), Shims: machine.Shims(n.shims), Kernel: machine.Kernel{}, LSM: &machine.LSM{}, CDIDirs: n.cfg.CDIDirs,
+		RunDir:  n.cfg.Run, CgroupParent: n.cfg.Names.CgroupParent, SystemdCgroup: n.cfg.SystemdCgroup, Handlers: n.cfg.handlers(),
+		Images: machine.Images(store), Network: machine.Network(n.network), Shims: machine.Shims(n.shims), Kernel: n.kernel, LSM: &machine.LSM{}, CDIDirs: n.cfg.CDIDirs,
 		Classes: classes, CRIU: n.cfg.CRIU, ScratchDir: filepath.Join(n.cfg.Root, "checkpoints"),
 		ResolvConf: dnsconf.NodeFile(), Logger: n.cfg.Log,
 	})

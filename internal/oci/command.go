@@ -13,7 +13,6 @@ import (
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 
-	"github.com/11f9778f/berth/internal/engine/cgroup"
 	"github.com/11f9778f/berth/internal/engine/systemd"
 )
 
@@ -131,13 +130,7 @@ func (a *app) settle(rootSet bool) error {
 
 // store is where the containers' state is.
 func (a *app) store() store {
-	return store{root: a.root, log: a.log, scopes: &systemd.Lazy{Unified: unified}}
-}
-
-// unified tells that this machine has cgroup v2 alone.
-func unified() bool {
-	h, err := cgroup.Local()
-	return err == nil && h.Unified()
+	return store{root: a.root, log: a.log, scopes: &systemd.Lazy{}}
 }
 
 type command struct {

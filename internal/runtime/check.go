@@ -33,9 +33,6 @@ func (r *Runtime) checkSandbox(s SandboxSpec) error {
 	if s.LogDir != "" && !filepath.IsAbs(s.LogDir) {
 		return invalid("log directory %q must be absolute", s.LogDir)
 	}
-	if s.CgroupParent != "" && (!strings.HasPrefix(s.CgroupParent, "/") || hasDotDot(s.CgroupParent) || filepath.Clean(s.CgroupParent) == "/") {
-		return invalid("cgroup parent %q must be an absolute path of a cgroup below the root", s.CgroupParent)
-	}
 	if n := s.Namespaces; n.PID == NamespaceTarget || n.Network > NamespaceNode || n.IPC > NamespaceNode {
 		return invalid("a sandbox's namespaces can't be those of one container")
 	}

@@ -209,7 +209,7 @@ func (r *Runtime) podCgroups(ctx context.Context, pod, owner string) ([]Resource
 		return nil, err
 	}
 	for _, c := range children {
-		owner := path.Base(c)
+		owner := containerOf(c)
 		if r.ownership(owner) == nobody {
 			owner = ""
 		}

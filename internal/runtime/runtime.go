@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"path"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
@@ -25,6 +24,9 @@ type Config struct {
 	RunDir string
 	// CgroupParent is the cgroup that pods without one of their own go under. Default /berth.
 	CgroupParent string
+	// SystemdCgroup has the pods' cgroups be slices of systemd's and the containers' be scopes in them. CgroupParent is
+	// then the cgroup of a slice, and Kernel makes slices.
+	SystemdCgroup bool
 	// Handlers are the RuntimeClass handlers that exist, by name, beside "" for the node's own.
 	Handlers map[string]Handler
 	// ResolvConf is copied to pods that bring no DNS configuration. Default /etc/resolv.conf.
@@ -297,12 +299,4 @@ func newID() string {
 	var b [32]byte
 	rand.Read(b[:])
 	return hex.EncodeToString(b[:])
-}
-
-// podCgroup is the cgroup of a pod.
-func (r *Runtime) podCgroup(s SandboxSpec) string {
-	if s.CgroupParent != "" {
-		return path.Clean(s.CgroupParent)
-	}
-	return path.Join(r.cfg.CgroupParent, "pod"+s.UID)
 }

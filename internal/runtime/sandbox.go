@@ -119,8 +119,12 @@ func (r *Runtime) reserveSandbox(ctx context.Context, spec SandboxSpec) (*sandbo
 		return sb, nil
 	}
 	h := r.handler(spec.Handler)
+	pod, err := r.podCgroup(spec)
+	if err != nil {
+		return nil, err
+	}
 	fresh, err := r.newSandbox(SandboxStatus{
-		ID: newID(), Spec: spec, State: SandboxCreating, CreatedAt: time.Now(), CgroupPath: r.podCgroup(spec),
+		ID: newID(), Spec: spec, State: SandboxCreating, CreatedAt: time.Now(), CgroupPath: pod,
 		Foreign: h.Foreign, SystemdCgroup: h.SystemdCgroup,
 	})
 	if err != nil {

@@ -1,4 +1,4 @@
-// Package systemd makes the cgroups of containers as scopes of systemd, through its D-Bus interface: the "systemd cgroup driver"
+// Package systemd makes the cgroups of containers as scopes of systemd, and those of pods as slices, through its D-Bus interface: the "systemd cgroup driver"
 // of container runtimes, for hosts where systemd is to be the only one who makes cgroups.
 //
 // A scope gets the container's first process, the limits that systemd itself keeps (memory, CPU, tasks), so that it does not
@@ -12,6 +12,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 
 	"github.com/coreos/go-systemd/v22/dbus"
 	godbus "github.com/godbus/dbus/v5"
@@ -20,10 +21,22 @@ import (
 	"github.com/11f9778f/berth/internal/engine"
 )
 
+// Errors of systemd's.
+const (
+	unitExists = "org.freedesktop.systemd1.UnitExists"
+	noSuchUnit = "org.freedesktop.systemd1.NoSuchUnit"
+)
+
 // Driver talks to one systemd. Its methods may be called from several goroutines.
 type Driver struct {
 	conn    *dbus.Conn
 	unified bool
+}
+
+// Runs tells whether systemd is this machine's service manager (sd_booted(3)).
+func Runs() bool {
+	info, err := os.Lstat("/run/systemd/system")
+	return err == nil && info.IsDir()
 }
 
 var _ engine.Scopes = (*Driver)(nil)
@@ -40,6 +53,9 @@ func Connect(ctx context.Context, unified bool) (*Driver, error) {
 	}
 	return &Driver{conn: conn, unified: unified}, nil
 }
+
+// Lost tells that systemd, or the bus, has ended the connection.
+func (d *Driver) Lost() bool { return !d.conn.Connected() }
 
 // Close ends the connection.
 func (d *Driver) Close() { d.conn.Close() }
@@ -61,7 +77,7 @@ func (d *Driver) Start(ctx context.Context, s engine.Scope) error {
 		_, err := d.conn.StartTransientUnitContext(ctx, s.Name, "replace", properties, done)
 		return err
 	})
-	if is(err, "org.freedesktop.systemd1.UnitExists") { // one that failed, and was not forgotten
+	if is(err, unitExists) { // one that failed, and was not forgotten
 		if d.conn.ResetFailedUnitContext(ctx, s.Name) == nil {
 			err = d.wait(ctx, func(done chan<- string) error {
 				_, err := d.conn.StartTransientUnitContext(ctx, s.Name, "replace", properties, done)
@@ -75,30 +91,52 @@ func (d *Driver) Start(ctx context.Context, s engine.Scope) error {
 	return nil
 }
 
-// Update implements engine.Scopes.
+// StartSlice makes a slice with its limits, and those that its name says it is in. One that is there gets the limits.
+func (d *Driver) StartSlice(ctx context.Context, name string, r *specs.LinuxResources) error {
+	properties := append([]dbus.Property{
+		dbus.PropDescription("pod slice " + name),
+		property("DefaultDependencies", false),
+		property("MemoryAccounting", true),
+		property("CPUAccounting", true),
+		property("TasksAccounting", true),
+	}, d.limits(r)...)
+	err := d.wait(ctx, func(done chan<- string) error {
+		_, err := d.conn.StartTransientUnitContext(ctx, name, "replace", properties, done)
+		return err
+	})
+	if is(err, unitExists) {
+		return d.Update(ctx, name, r)
+	}
+	if err != nil {
+		return fmt.Errorf("start systemd slice %s: %w", name, err)
+	}
+	return nil
+}
+
+// Update implements engine.Scopes; it does the same for slices.
 func (d *Driver) Update(ctx context.Context, name string, r *specs.LinuxResources) error {
 	limits := d.limits(r)
 	if len(limits) == 0 {
 		return nil
 	}
 	if err := d.conn.SetUnitPropertiesContext(ctx, name, true, limits...); err != nil {
-		return fmt.Errorf("update systemd scope %s: %w", name, err)
+		return fmt.Errorf("update %s of systemd: %w", name, err)
 	}
 	return nil
 }
 
-// Stop implements engine.Scopes.
+// Stop implements engine.Scopes; it does the same for slices.
 func (d *Driver) Stop(ctx context.Context, name string) error {
 	err := d.wait(ctx, func(done chan<- string) error {
 		_, err := d.conn.StopUnitContext(ctx, name, "replace", done)
 		return err
 	})
-	if err != nil && !is(err, "org.freedesktop.systemd1.NoSuchUnit") {
-		return fmt.Errorf("stop systemd scope %s: %w", name, err)
+	if err != nil && !is(err, noSuchUnit) {
+		return fmt.Errorf("stop %s of systemd: %w", name, err)
 	}
 	// A scope whose processes were killed has failed, and stays listed until somebody has seen it.
-	if err := d.conn.ResetFailedUnitContext(ctx, name); err != nil && !is(err, "org.freedesktop.systemd1.NoSuchUnit") {
-		return fmt.Errorf("forget systemd scope %s: %w", name, err)
+	if err := d.conn.ResetFailedUnitContext(ctx, name); err != nil && !is(err, noSuchUnit) {
+		return fmt.Errorf("forget %s of systemd: %w", name, err)
 	}
 	return nil
 }

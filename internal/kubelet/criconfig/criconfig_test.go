@@ -8,6 +8,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	v1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/11f9778f/berth/internal/kubelet/manifest"
@@ -62,6 +63,14 @@ func TestSandbox(t *testing.T) {
 	}
 	if c.Linux.SecurityContext.NamespaceOptions.Network != runtimeapi.NamespaceMode_NODE || c.PortMappings != nil || c.Hostname != "" {
 		t.Error("the host's network is not shared as it should")
+	}
+}
+
+func TestSandboxInASlice(t *testing.T) {
+	pod := &v1.Pod{ObjectMeta: metav1.ObjectMeta{UID: "1-2"}}
+	c := Sandbox(&Node{CgroupParent: "/berth.slice"}, pod, 0, "/logs")
+	if got := c.Linux.CgroupParent; got != "/berth.slice/berth-pod1_2.slice" {
+		t.Error(got)
 	}
 }
 

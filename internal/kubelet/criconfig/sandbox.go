@@ -12,7 +12,7 @@ import (
 type Node struct {
 	Name         string
 	HostIP       string
-	CgroupParent string // pods' cgroups are made below it
+	CgroupParent string // pods' cgroups are made below it; slices of systemd's if it is one
 	MemoryTotal  int64  // bytes; for the OOM score of burstable pods
 	CPUs         int64
 	DNS          DNS // of the host, for dnsPolicy Default
@@ -64,7 +64,7 @@ func Sandbox(n *Node, pod *v1.Pod, attempt uint32, logDir string) *runtimeapi.Po
 		DnsConfig:    n.dns(&pod.Spec),
 		PortMappings: portMappings(&pod.Spec),
 		Linux: &runtimeapi.LinuxPodSandboxConfig{
-			CgroupParent:    path.Join(n.CgroupParent, "pod"+string(pod.UID)),
+			CgroupParent:    n.podCgroup(pod),
 			SecurityContext: sandboxSecurity(&pod.Spec),
 			Resources:       podResources(&pod.Spec),
 			Overhead:        &runtimeapi.LinuxContainerResources{},
@@ -74,6 +74,15 @@ func Sandbox(n *Node, pod *v1.Pod, attempt uint32, logDir string) *runtimeapi.Po
 		c.Hostname = Hostname(pod)
 	}
 	return c
+}
+
+// podCgroup is the pod's own cgroup, with the names that upstream's kubelet gives.
+func (n *Node) podCgroup(pod *v1.Pod) string {
+	name := "pod" + string(pod.UID)
+	if slice, ok := strings.CutSuffix(path.Base(n.CgroupParent), ".slice"); ok {
+		name = slice + "-" + strings.ReplaceAll(name, "-", "_") + ".slice"
+	}
+	return path.Join(n.CgroupParent, name)
 }
 
 // Hostname is the pod's own name in its network: spec.hostname, or the pod's name cut to what Linux takes.

@@ -27,6 +27,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 
+	"github.com/11f9778f/berth/internal/engine/systemd"
 	"github.com/11f9778f/berth/internal/image"
 	"github.com/11f9778f/berth/internal/network"
 	"github.com/11f9778f/berth/internal/runtime"
@@ -45,12 +46,26 @@ type place struct {
 	Spare           bool
 	Foreign         string // another shim, of the handler "other"
 	Options         map[string]any
+	Systemd         bool // makes cgroups
 }
 
-func (p place) root() string   { return filepath.Join(p.Dir, "root") }
-func (p place) run() string    { return filepath.Join(p.Dir, "run") }
-func (p place) logs() string   { return filepath.Join(p.Dir, "logs") }
-func (p place) cgroup() string { return "/berth-test-" + p.Name }
+func (p place) root() string { return filepath.Join(p.Dir, "root") }
+func (p place) run() string  { return filepath.Join(p.Dir, "run") }
+func (p place) logs() string { return filepath.Join(p.Dir, "logs") }
+
+func (p place) cgroup() string {
+	if p.Systemd {
+		return "/berthtest" + p.Name + ".slice"
+	}
+	return "/berth-test-" + p.Name
+}
+
+func (p place) kernel() machine.Kernel {
+	if p.Systemd {
+		return machine.Kernel{Units: &systemd.Lazy{}}
+	}
+	return machine.Kernel{}
+}
 
 // daemon is everything below the CRI, on the real machine.
 type daemon struct {
@@ -80,12 +95,15 @@ func openDaemon(ctx context.Context, p place, log *slog.Logger) (_ *daemon, err 
 	}
 	handlers, rows := map[string]client.Handler{"": {Binary: p.Shim}}, map[string]runtime.Handler{}
 	if p.Foreign != "" {
+		if p.Systemd {
+			p.Options = client.WithSystemdCgroup(p.Foreign, p.Options)
+		}
 		options, err := client.NewOptions(p.Foreign, p.Options)
 		if err != nil {
 			return d, err
 		}
 		handlers["other"] = client.Handler{Binary: p.Foreign, Foreign: true, Options: options}
-		rows["other"] = runtime.Handler{Foreign: true, PodAnnotations: []string{"dev.example/*"}}
+		rows["other"] = runtime.Handler{Foreign: true, SystemdCgroup: p.Systemd, PodAnnotations: []string{"dev.example/*"}}
 	}
 	d.shims, err = client.Open(ctx, client.Config{
 		RunDir: p.run(), Handlers: handlers, GroupSize: p.GroupSize, Spare: p.Spare, Logger: log,
@@ -102,7 +120,7 @@ func openDaemon(ctx context.Context, p place, log *slog.Logger) (_ *daemon, err 
 	}
 	d.rt, err = runtime.Open(ctx, runtime.Config{
 		RunDir: p.run(), CgroupParent: p.cgroup(), Logger: log, Plugins: plugins, Handlers: rows,
-		Images: machine.Images(d.images), Network: machine.Network(d.net), Shims: machine.Shims(d.shims), Kernel: machine.Kernel{},
+		Images: machine.Images(d.images), Network: machine.Network(d.net), Shims: machine.Shims(d.shims), Kernel: p.kernel(), SystemdCgroup: p.Systemd,
 	})
 	return d, err
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -22,12 +23,38 @@ import (
 )
 
 // Kernel is runtime.Kernel on the machine that this process runs on.
-type Kernel struct{}
+type Kernel struct {
+	// Units is the service manager that makes the cgroups which are slices and scopes by their names. With nil they are
+	// made like all others.
+	Units Units
+}
+
+// Units is what Kernel needs of a service manager; package systemd has it.
+type Units interface {
+	StartSlice(ctx context.Context, name string, r *specs.LinuxResources) error
+	Update(ctx context.Context, name string, r *specs.LinuxResources) error
+	Stop(ctx context.Context, name string) error
+}
 
 var _ runtime.Kernel = Kernel{}
 
-// CreateCgroup makes the cgroup, if need be, and sets its limits.
-func (Kernel) CreateCgroup(ctx context.Context, p string, r *runtime.Resources) error {
+// unit is the name of the unit that the cgroup belongs to, if the service manager makes it.
+func (k Kernel) unit(p string) (name string, ok bool) {
+	return path.Base(p), k.Units != nil && (cgroup.IsSlice(p) || cgroup.IsScope(p))
+}
+
+// CreateCgroup makes the cgroup, if need be, and sets its limits. A service manager does not use all hierarchies of cgroup
+// v1, nor keep all limits: the others are for us to make and to set.
+func (k Kernel) CreateCgroup(ctx context.Context, p string, r *runtime.Resources) error {
+	if slice, ok := k.unit(p); ok {
+		var limits *specs.LinuxResources
+		if r != nil {
+			limits = r.OCI()
+		}
+		if err := k.Units.StartSlice(ctx, slice, limits); err != nil {
+			return err
+		}
+	}
 	g, err := cgroup.Load(p)
 	if err != nil {
 		return err
@@ -48,7 +75,12 @@ func (Kernel) CgroupExists(p string) bool {
 }
 
 // SetLimits changes limits.
-func (Kernel) SetLimits(_ context.Context, p string, r runtime.Resources) error {
+func (k Kernel) SetLimits(ctx context.Context, p string, r runtime.Resources) error {
+	if name, ok := k.unit(p); ok {
+		if err := k.Units.Update(ctx, name, r.OCI()); err != nil {
+			return err
+		}
+	}
 	g, err := cgroup.Load(p)
 	if err != nil {
 		return err
@@ -82,6 +114,11 @@ func (Kernel) KillCgroup(ctx context.Context, p string) error {
 func (k Kernel) RemoveCgroup(ctx context.Context, p string) error {
 	if err := k.KillCgroup(ctx, p); err != nil {
 		return err
+	}
+	if name, ok := k.unit(p); ok {
+		if err := k.Units.Stop(ctx, name); err != nil {
+			return err
+		}
 	}
 	g, err := cgroup.Load(p)
 	if err != nil {

@@ -61,6 +61,18 @@ func NewOptions(binary string, table map[string]any) (Options, error) {
 	return Options{TypeURL: string(m.ProtoReflect().Descriptor().FullName()), Value: value}, nil
 }
 
+// WithSystemdCgroup is the table of a runc shim with the option that has its containers' cgroups made by systemd, unless
+// it says something about that. Other shims know it by their own configuration, if at all.
+func WithSystemdCgroup(binary string, table map[string]any) map[string]any {
+	const key = "SystemdCgroup"
+	if _, said := table[key]; said || !isRunc(binary) {
+		return table
+	}
+	with := map[string]any{key: true}
+	maps.Copy(with, table)
+	return with
+}
+
 func isRunc(binary string) bool {
 	return strings.HasPrefix(filepath.Base(binary), "containerd-shim-runc-")
 }

@@ -136,7 +136,7 @@ func take(path string) (lock *os.File, err error) {
 // environment is what a shim needs of ours. A container's environment comes from its spec alone, but less is safer.
 func environment() []string {
 	return slices.DeleteFunc(os.Environ(), func(kv string) bool {
-		for _, keep := range []string{"PATH=", "BERTH_", "GODEBUG=", "GOTRACEBACK=", "GOCOVERDIR="} {
+		for _, keep := range []string{"PATH=", "BERTH_", "DBUS_SYSTEM_BUS_ADDRESS=", "GODEBUG=", "GOTRACEBACK=", "GOCOVERDIR="} {
 			if strings.HasPrefix(kv, keep) {
 				return false
 			}

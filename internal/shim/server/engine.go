@@ -9,6 +9,7 @@ import (
 
 	"github.com/11f9778f/berth/internal/engine"
 	"github.com/11f9778f/berth/internal/engine/cgroup"
+	"github.com/11f9778f/berth/internal/engine/systemd"
 )
 
 // Engine makes containers. It is package engine, or a test's fake.
@@ -16,7 +17,7 @@ type Engine interface {
 	LoadSpec(bundle string) (*specs.Spec, error)
 	Create(ctx context.Context, o engine.CreateOptions) (Container, error)
 	Adopt(ctx context.Context, st engine.State, spec *specs.Spec, o engine.AdoptOptions) (Container, error)
-	// Abandon removes the cgroup at path with everything in it.
+	// Abandon removes the cgroup that a spec's cgroupsPath names, with everything in it.
 	Abandon(ctx context.Context, path string) error
 	PinNamespaces(ctx context.Context, o engine.PinOptions) error
 	UnpinNamespaces(dir string) error
@@ -51,18 +52,22 @@ type Process interface {
 
 // Linux is the real engine.
 type Linux struct {
-	specs *engine.SpecCache
+	specs  *engine.SpecCache
+	scopes engine.Scopes // for containers whose specs ask for one
 }
 
 // NewLinux returns the engine of a shim that makes many containers.
-func NewLinux() Linux { return Linux{specs: &engine.SpecCache{}} }
+func NewLinux() Linux { return Linux{specs: &engine.SpecCache{}, scopes: &systemd.Lazy{}} }
 
 // LoadSpec implements Engine.
 func (l Linux) LoadSpec(bundle string) (*specs.Spec, error) { return l.specs.LoadSpec(bundle) }
 
-// Create implements Engine.
+// Create implements Engine. The spec itself tells whether the container's cgroup is to be a scope of systemd's.
 func (l Linux) Create(ctx context.Context, o engine.CreateOptions) (Container, error) {
 	o.Specs = l.specs
+	if o.Spec.Linux != nil && engine.NamesScope(o.Spec.Linux.CgroupsPath) {
+		o.Scopes = l.scopes
+	}
 	c, err := engine.Create(ctx, o)
 	if err != nil {
 		return nil, err
@@ -73,6 +78,9 @@ func (l Linux) Create(ctx context.Context, o engine.CreateOptions) (Container, e
 // Adopt implements Engine.
 func (l Linux) Adopt(ctx context.Context, st engine.State, spec *specs.Spec, o engine.AdoptOptions) (Container, error) {
 	o.Specs = l.specs
+	if st.Scope != "" {
+		o.Scopes = l.scopes
+	}
 	c, err := engine.Adopt(ctx, st, spec, o)
 	if err != nil {
 		return nil, err
@@ -81,7 +89,17 @@ func (l Linux) Adopt(ctx context.Context, st engine.State, spec *specs.Spec, o e
 }
 
 // Abandon implements Engine.
-func (Linux) Abandon(ctx context.Context, path string) error {
+func (l Linux) Abandon(ctx context.Context, path string) error {
+	if engine.NamesScope(path) {
+		scope, cg, err := engine.ScopeOf(path)
+		if err != nil {
+			return err
+		}
+		if err := l.scopes.Stop(ctx, scope); err != nil {
+			return err
+		}
+		path = cg
+	}
 	g, err := cgroup.Load(path)
 	if err != nil {
 		return err

@@ -88,10 +88,7 @@ func runcOptions(o *runcoptions.Options, rec *record) error {
 	if o.BinaryName != "" {
 		return fmt.Errorf("options: BinaryName %q: this shim runs containers itself and calls no OCI runtime: %w", o.BinaryName, errdefs.ErrInvalidArgument)
 	}
-	if o.SystemdCgroup {
-		return fmt.Errorf("options: SystemdCgroup: this shim makes cgroups by itself, not through systemd: %w", errdefs.ErrInvalidArgument)
-	}
-	rec.NoPivot, rec.NoKeyring = o.NoPivotRoot, o.NoNewKeyring
+	rec.NoPivot, rec.NoKeyring, rec.Scoped = o.NoPivotRoot, o.NoNewKeyring, o.SystemdCgroup
 	rec.Stdio.UID, rec.Stdio.GID = int(o.IoUid), int(o.IoGid)
 	return nil
 }

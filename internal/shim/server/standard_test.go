@@ -92,17 +92,20 @@ func TestOptions(t *testing.T) {
 		{"default", runc(&runcoptions.Options{Root: "/run/x", NoNewKeyring: true, CriuWorkPath: "/x"}), ""},
 		{"prefixed", packed(t, "type.googleapis.com/containerd.runc.v1.Options", &runcoptions.Options{}), ""},
 		{"binary", runc(&runcoptions.Options{BinaryName: "/usr/bin/crun"}), "BinaryName"},
-		{"systemd", runc(&runcoptions.Options{SystemdCgroup: true}), "SystemdCgroup"},
+		{"systemd", runc(&runcoptions.Options{SystemdCgroup: true}), ""},
 		{"garbage", &anypb.Any{TypeUrl: "containerd.runc.v1.Options", Value: []byte{0xff}}, "options"},
 		{"unknown", &anypb.Any{TypeUrl: "a.b.C", Value: []byte{1}}, "a.b.C"},
 		{"table", generic(&runtimeoptions.Options{ConfigBody: []byte("IoUid = 7\nNoPivotRoot = true\nOther = 1\n")}), ""},
-		{"table systemd", generic(&runtimeoptions.Options{ConfigBody: []byte("SystemdCgroup = true\n")}), "SystemdCgroup"},
+		{"table systemd", generic(&runtimeoptions.Options{ConfigBody: []byte("SystemdCgroup = true\n")}), ""},
 		{"file", generic(&runtimeoptions.Options{ConfigPath: "/etc/x.toml"}), "ConfigPath"},
 	} {
 		var rec record
 		err := parseOptions(c.in, &rec)
 		if c.bad == "" && err != nil || c.bad != "" && (!errors.Is(err, errdefs.ErrInvalidArgument) || !strings.Contains(err.Error(), c.bad)) {
 			t.Errorf("%s: %v", c.name, err)
+		}
+		if strings.HasSuffix(c.name, "systemd") != rec.Scoped {
+			t.Errorf("%s: %+v", c.name, rec)
 		}
 		if c.name == "table" && (!rec.NoPivot || rec.Stdio.UID != 7) {
 			t.Errorf("%s: %+v", c.name, rec)

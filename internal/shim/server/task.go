@@ -27,6 +27,8 @@ type record struct {
 	Stdio     stdioSpec `json:"stdio"`
 	NoPivot   bool      `json:"noPivot,omitempty"`
 	NoKeyring bool      `json:"noKeyring,omitempty"`
+	// Scoped tells that the cgroup must be a scope of systemd's, which a spec's cgroupsPath may ask for by itself.
+	Scoped bool `json:"scoped,omitempty"`
 	// Checkpoint is the folder of the images that Start restores, by the CRIU at the path CRIU.
 	Checkpoint string `json:"checkpoint,omitempty"`
 	CRIU       string `json:"criu,omitempty"`
@@ -131,6 +133,9 @@ func (t *task) create(ctx context.Context, rootfs []engine.Mount) (err error) {
 	}
 	if t.spec.Linux != nil {
 		t.rec.Cgroup = t.spec.Linux.CgroupsPath
+	}
+	if t.rec.Scoped && !engine.NamesScope(t.rec.Cgroup) {
+		return fmt.Errorf("options: SystemdCgroup: the spec's linux.cgroupsPath %q is not slice:prefix:name: %w", t.rec.Cgroup, errdefs.ErrInvalidArgument)
 	}
 	if t.rec.SandboxID == "" {
 		t.rec.SandboxID = sandboxOf(t.spec)
