@@ -7,6 +7,7 @@
 //	BERTH_FAILPOINT=runtime/netns/before=kill     kill -9 of this process at that place
 //	BERTH_FAILPOINT=runtime/netns/before=kill@3   at the third time it is reached
 //	BERTH_FAILPOINT=image/rename=error            Here returns an error
+//	BERTH_FAILPOINT=image/rename=error@0          each time it is reached
 //	BERTH_FAILPOINT=trace:/path                   every name reached is appended to the file, once
 package failpoint
 
@@ -63,7 +64,7 @@ func Here(name string) error {
 		p.record(name)
 		return nil
 	}
-	if p.name != name || p.hits.Add(1) != p.at {
+	if p.name != name || p.at != 0 && p.hits.Add(1) != p.at {
 		return nil
 	}
 	if p.action == "kill" {

@@ -9,9 +9,15 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/google/go-containerregistry/pkg/v1/tarball"
 )
 
-// TestCrashChild is the process that TestCrash kills: it pulls, prepares, removes and replaces.
+// mark tells who records this process what is there from now on (+name), may be (?name), or is not any more (-name).
+func mark(format string, args ...any) { fmt.Fprintf(os.Stdout, "MARK "+format+"\n", args...) }
+
+// TestCrashChild is the process that TestCrash kills: it pulls, prepares, imports, removes, prunes and replaces.
 func TestCrashChild(t *testing.T) {
 	ref, root := os.Getenv("BERTH_TEST_CRASH_REF"), os.Getenv("BERTH_TEST_CRASH_ROOT")
 	if ref == "" {
@@ -22,10 +28,18 @@ func TestCrashChild(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if good := os.Getenv("BERTH_TEST_CRASH_GOOD"); good != "" {
+		if _, err := s.Pull(ctx, good, PullOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		mark("+%s", good)
+	}
+	crashImport(ctx, t, s)
 	img, err := s.Pull(ctx, ref+":1", PullOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
+	mark("+%s:1", ref)
 	for _, key := range []string{"c1", "c2"} {
 		if _, err := s.Prepare(ctx, key, img); err != nil {
 			t.Fatal(err)
@@ -37,6 +51,7 @@ func TestCrashChild(t *testing.T) {
 	if _, err := s.Pull(ctx, ref+":2", PullOptions{}); err != nil {
 		t.Fatal(err)
 	}
+	mark("+%s:2", ref)
 	if _, err := s.Tag(ctx, ref+":2", "kept:1"); err != nil {
 		t.Fatal(err)
 	}
@@ -46,25 +61,73 @@ func TestCrashChild(t *testing.T) {
 	if err := s.Untag(ctx, "kept:1"); err != nil {
 		t.Fatal(err)
 	}
+	mark("?%s:1", ref)
 	if err := s.Remove(ctx, ref+":1"); err != nil {
 		t.Fatal(err)
 	}
+	mark("-%s:1", ref)
 	if err := s.RemoveRootfs(ctx, "c2"); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.collect(); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.syncLayers(); err != nil {
+	if err := s.syncLayers(); err != nil && os.Getenv("BERTH_FAILPOINT") == "" {
 		t.Fatal(err)
 	}
 	s.Close()
 }
 
+// crashImport imports an image into another namespace, moves its name, and prunes what has none.
+func crashImport(ctx context.Context, t *testing.T, s *Store) {
+	t.Helper()
+	f, err := os.Open(os.Getenv("BERTH_TEST_CRASH_ARCHIVE"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	moby, err := s.In("moby")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := moby.Import(ctx, f, ImportOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	mark("+moby/imported.example/app:1")
+	if _, err := moby.Tag(ctx, "imported.example/app:1", "imported.example/app:2"); err != nil {
+		t.Fatal(err)
+	}
+	mark("+moby/imported.example/app:2")
+	mark("?moby/imported.example/app:1")
+	if err := moby.Untag(ctx, "imported.example/app:1"); err != nil {
+		t.Fatal(err)
+	}
+	mark("-moby/imported.example/app:1")
+	mark("?moby/imported.example/app:2")
+	if _, err := moby.Prune(ctx, PruneOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	mark("-moby/imported.example/app:2")
+}
+
+// crashEnv is what TestCrashChild needs.
+func crashEnv(t *testing.T, ref, root string) []string {
+	t.Helper()
+	archive := filepath.Join(t.TempDir(), "imported.tar")
+	tag, err := name.NewTag("imported.example/app:1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := tarball.WriteToFile(archive, tag, build(t, machine(), layer(t, file{name: "imported", body: "i"}))); err != nil {
+		t.Fatal(err)
+	}
+	return []string{"BERTH_TEST_CRASH_REF=" + ref, "BERTH_TEST_CRASH_ROOT=" + root, "BERTH_TEST_CRASH_ARCHIVE=" + archive}
+}
+
 func crashChild(t *testing.T, ref, root, failpoint string) error {
 	t.Helper()
 	cmd := exec.Command(os.Args[0], "-test.run=^TestCrashChild$", "-test.count=1")
-	cmd.Env = append(os.Environ(), "BERTH_TEST_CRASH_REF="+ref, "BERTH_TEST_CRASH_ROOT="+root, "BERTH_FAILPOINT="+failpoint)
+	cmd.Env = append(append(os.Environ(), crashEnv(t, ref, root)...), "BERTH_FAILPOINT="+failpoint)
 	out, err := cmd.CombinedOutput()
 	if err != nil && failpoint != "" && strings.Contains(failpoint, "=kill") {
 		if ee, ok := err.(*exec.ExitError); ok && ee.Sys().(syscall.WaitStatus).Signal() == syscall.SIGKILL {
@@ -94,19 +157,7 @@ func TestCrash(t *testing.T) {
 	f.push(t, "app:0", build(t, machine(), layer(t, file{name: "zero", body: "0"})))
 	f.push(t, "app:1", simple(t))
 	f.push(t, "app:2", build(t, machine(), layer(t, file{name: "two", body: "2"})))
-	list := filepath.Join(t.TempDir(), "failpoints")
-	if err := crashChild(t, base, t.TempDir(), "trace:"+list); err != nil {
-		t.Fatal(err)
-	}
-	b, err := os.ReadFile(list)
-	if err != nil {
-		t.Fatal(err)
-	}
-	points := strings.Fields(string(b))
-	if len(points) < 24 {
-		t.Fatalf("only %d failpoints were reached: %v", len(points), points)
-	}
-	for _, p := range points {
+	for _, p := range failpointsOf(t, base) {
 		for hit := 1; hit <= 3; hit++ {
 			t.Run(fmt.Sprintf("%s@%d", p, hit), func(t *testing.T) {
 				root := t.TempDir()
@@ -132,6 +183,24 @@ func TestCrash(t *testing.T) {
 	}
 }
 
+// failpointsOf are those that the child reaches.
+func failpointsOf(t *testing.T, base string) []string {
+	t.Helper()
+	list := filepath.Join(t.TempDir(), "failpoints")
+	if err := crashChild(t, base, t.TempDir(), "trace:"+list); err != nil {
+		t.Fatal(err)
+	}
+	b, err := os.ReadFile(list)
+	if err != nil {
+		t.Fatal(err)
+	}
+	points := strings.Fields(string(b))
+	if len(points) < 28 {
+		t.Fatalf("only %d failpoints were reached: %v", len(points), points)
+	}
+	return points
+}
+
 // goodImage pulls an image that no crash may take away.
 func goodImage(t *testing.T, root, base string) {
 	t.Helper()
@@ -149,7 +218,7 @@ func checkHealed(t *testing.T, root, base string) {
 	s := openAt(t, root, nil)
 	defer s.Close()
 	settled(t, s) // everything has an owner, every blob its digest, every layer its inodes
-	for _, img := range s.List() {
+	for _, img := range everybodys(t, s) {
 		if _, err := s.Prepare(ctx, "probe", img); err != nil {
 			t.Errorf("an image that is listed can't be used: %v", err)
 		}
@@ -167,12 +236,21 @@ func checkHealed(t *testing.T, root, base string) {
 			t.Error(err)
 		}
 	}
-	for _, img := range s.List() {
-		if err := s.Remove(ctx, img.ID.String()); err != nil {
+	for _, img := range everybodys(t, s) {
+		if err := in(t, s, img.Namespace).Remove(ctx, img.ID.String()); err != nil {
 			t.Error(err)
 		}
 	}
 	checkEmpty(t, s)
+}
+
+// everybodys lists the images of all namespaces.
+func everybodys(t *testing.T, s *Store) (list []*Image) {
+	t.Helper()
+	for _, namespace := range s.Namespaces() {
+		list = append(list, in(t, s, namespace).List()...)
+	}
+	return list
 }
 
 // An error at any failpoint is returned or logged, and leaves the store whole as well.
@@ -185,8 +263,7 @@ func TestErrorAtFailpoints(t *testing.T) {
 	base := f.host() + "/app"
 	f.push(t, "app:1", simple(t))
 	f.push(t, "app:2", build(t, machine(), layer(t, file{name: "two", body: "2"})))
-	for _, p := range []string{"image/blob/before", "image/blob/after", "image/layer/before", "image/layer/after", "image/record/before",
-		"image/record/after", "image/ingest/blob", "image/ingest/blob-bytes", "image/ingest/blob-unsynced", "image/ingest/layer", "image/ingest/layer-unpacked", "image/write/half", "image/syncfs/before", "image/snapshot/dirs", "image/snapshot/before", "image/snapshot/after", "image/discard/before"} {
+	for _, p := range failpointsOf(t, base) {
 		t.Run(p, func(t *testing.T) {
 			root := t.TempDir()
 			crashChild(t, base, root, p+"=error")

@@ -13,6 +13,7 @@ import (
 	"github.com/opencontainers/image-spec/specs-go"
 	ispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/11f9778f/berth/internal/failpoint"
 	"github.com/11f9778f/berth/internal/image/archive"
 	"github.com/11f9778f/berth/internal/image/kind"
 	"github.com/11f9778f/berth/internal/image/reference"
@@ -43,6 +44,9 @@ func (s *Store) importArchive(ctx context.Context, r io.Reader, o ImportOptions)
 	}
 	defer s.removeSpool(spool)
 	a, err := archive.Read(ctx, r, spool, s.cfg.MaxImport)
+	if err == nil {
+		err = failpoint.Here("image/import/spooled")
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -302,7 +302,10 @@ func (w *layerWork) unpack(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return os.WriteFile(filepath.Join(w.layerTmp, layerFileName), b, 0o600)
+	if err := os.WriteFile(filepath.Join(w.layerTmp, layerFileName), b, 0o600); err != nil {
+		return err
+	}
+	return failpoint.Here("image/ingest/layer-record")
 }
 
 // apply unpacks into dir and returns the digest of the whole uncompressed stream.

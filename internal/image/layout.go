@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 
 	"github.com/opencontainers/go-digest"
+	ispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/11f9778f/berth/internal/failpoint"
 	"github.com/11f9778f/berth/internal/sys"
@@ -58,7 +59,21 @@ func (l layout) makeDirs() error {
 	if err := spread(l.snapshots); err != nil {
 		return err
 	}
-	return l.makeBase()
+	if err := l.makeBase(); err != nil {
+		return err
+	}
+	if exists(filepath.Join(l.images, ispec.ImageLayoutFile)) {
+		return nil // this is not the first start, and has been done
+	}
+	for _, dir := range []string{filepath.Dir(l.blobs()), l.images, l.root, filepath.Dir(l.root)} {
+		if err := syncDir(dir); err != nil {
+			return err
+		}
+		if err := failpoint.Here("image/layout/synced"); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // spread lets the directories in dir lie apart from each other, where the filesystem can do that.
@@ -183,7 +198,10 @@ func writeSynced(path string, data []byte) error {
 	if err := failpoint.Here("image/write/unsynced"); err != nil {
 		return err
 	}
-	return f.Sync()
+	if err := f.Sync(); err != nil {
+		return err
+	}
+	return failpoint.Here("image/write/synced")
 }
 
 // readJSON reads a file of our own making.

@@ -190,7 +190,7 @@ func TestNoOverlaySentence(t *testing.T) {
 }
 
 // A layer that a power cut (another boot) met before it was synced is unpacked again from its blob.
-func TestPowerCut(t *testing.T) {
+func TestLayersNotSynced(t *testing.T) {
 	root := t.TempDir()
 	s := openAt(t, root, nil)
 	img := put(t, s, simple(t))

@@ -107,13 +107,21 @@ func Open(c Config) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open the image store: %w", err)
 	}
+	if err := s.start(); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// start finds out what is there, and begins the work in the background.
+func (s *Store) start() error {
 	if err := s.load(); err != nil {
 		s.lock.Close()
-		return nil, fmt.Errorf("open the image store at %s: %w", s.images, s.remedy(err))
+		return fmt.Errorf("open the image store at %s: %w", s.images, s.remedy(err))
 	}
 	s.workers.Go(s.sweeper)
 	s.workers.Go(s.settler)
-	return s, nil
+	return nil
 }
 
 func newStore(c Config) (*Store, error) {

@@ -215,7 +215,7 @@ func settled(t testing.TB, s *Store) []string {
 		if time.Now().After(deadline) {
 			t.Fatalf("not settled: %v, %+v", left, r.Problems())
 		}
-		time.Sleep(10 * time.Millisecond)
+		time.Sleep(time.Millisecond)
 	}
 }
 
