@@ -78,8 +78,9 @@ conformance: conformance-cri conformance-cri-more conformance-oci conformance-co
 
 .PHONY: test-vm test-vm-short qemu
 # Pure cgroup v2, AppArmor, every capability: what the machine at hand may lack.
-test-vm: qemu busybox ## the engine's tests in virtual machines, the result into docs/test-vm.md
+test-vm: qemu busybox ## the engine's tests in virtual machines, the result into docs/test-vm.md, and the network's that take SCTP
 	test/vm/engine
+	test/vm/network
 
 test-vm-short: qemu busybox ## the part of test-vm that make test runs; says why if there is no QEMU
 	test/vm/engine short
