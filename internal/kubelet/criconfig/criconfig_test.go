@@ -8,6 +8,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -181,5 +182,42 @@ func TestHosts(t *testing.T) {
 	pod.Spec.HostNetwork = true
 	if got := string(Hosts(pod, nil, []byte("192.0.2.9 machine\n"))); !strings.Contains(got, "192.0.2.9 machine\n") {
 		t.Errorf("host network:\n%s", got)
+	}
+}
+
+// The size of a pod is Kubernetes': init containers run beside the sidecars before them.
+func TestSizeOfAPod(t *testing.T) {
+	box := func(cpu, memory string, sidecar bool) v1.Container {
+		c := v1.Container{Resources: v1.ResourceRequirements{Limits: v1.ResourceList{}}}
+		if cpu != "" {
+			c.Resources.Limits[v1.ResourceCPU] = resource.MustParse(cpu)
+		}
+		if memory != "" {
+			c.Resources.Limits[v1.ResourceMemory] = resource.MustParse(memory)
+		}
+		if sidecar {
+			always := v1.ContainerRestartPolicyAlways
+			c.RestartPolicy = &always
+		}
+		return c
+	}
+	asks := box("2", "32Mi", false)
+	asks.Resources.Requests = v1.ResourceList{v1.ResourceCPU: resource.MustParse("500m")}
+	for name, x := range map[string]struct {
+		init, apps            []v1.Container
+		shares, quota, memory int64
+	}{
+		"nothing said":            {nil, []v1.Container{{}}, 2, 0, 0},
+		"a sum":                   {nil, []v1.Container{box("100m", "32Mi", false), box("200m", "32Mi", false)}, 307, 30_000, 64 << 20},
+		"one without memory":      {nil, []v1.Container{box("100m", "32Mi", false), box("200m", "", false)}, 307, 30_000, 0},
+		"a request":               {nil, []v1.Container{asks}, 512, 200_000, 32 << 20},
+		"a greedy init container": {[]v1.Container{box("1", "96Mi", false)}, []v1.Container{box("100m", "32Mi", false)}, 1024, 100_000, 96 << 20},
+		"init beside a sidecar": {[]v1.Container{box("100m", "64Mi", true), box("100m", "64Mi", false), box("100m", "8Mi", true)},
+			[]v1.Container{box("100m", "32Mi", false)}, 307, 30_000, 128 << 20},
+	} {
+		got := podResources(&v1.PodSpec{InitContainers: x.init, Containers: x.apps})
+		if got.CpuShares != x.shares || got.CpuQuota != x.quota || got.MemoryLimitInBytes != x.memory {
+			t.Errorf("%s: %v", name, got)
+		}
 	}
 }

@@ -63,49 +63,53 @@ func oomScore(in *Input) int64 {
 	return min(max(score, 3), 999)
 }
 
-// podResources are the limits of the pod's own cgroup: the sum of its containers', or that of the greediest
-// init container where it is more. One container without a limit leaves the pod without.
+// podResources are the limits of the pod's own cgroup.
 func podResources(s *v1.PodSpec) *runtimeapi.LinuxContainerResources {
-	requests := v1.ResourceList{}
-	limits := v1.ResourceList{}
-	limited := map[v1.ResourceName]bool{v1.ResourceCPU: true, v1.ResourceMemory: true}
-	for name := range limited {
-		request, limit := resource.Quantity{}, resource.Quantity{}
-		sum := func(c *v1.Container) {
-			request.Add(c.Resources.Requests[name])
-			limit.Add(c.Resources.Limits[name])
-			if q := c.Resources.Limits[name]; q.IsZero() {
-				limited[name] = false
-			}
-		}
-		for i := range s.Containers {
-			sum(&s.Containers[i])
-		}
-		for i := range s.InitContainers {
-			c := &s.InitContainers[i]
-			if lifecycle.IsSidecar(c) {
-				sum(c)
-			}
-		}
-		for i := range s.InitContainers {
-			c := &s.InitContainers[i]
-			if q := c.Resources.Requests[name]; q.Cmp(request) > 0 {
-				request = q
-			}
-			if q := c.Resources.Limits[name]; q.Cmp(limit) > 0 {
-				limit = q
-			} else if q.IsZero() {
-				limited[name] = false
-			}
-		}
-		requests[name], limits[name] = request, limit
+	cpu, cpuLimit, limited := podAmount(s, v1.ResourceCPU)
+	out := &runtimeapi.LinuxContainerResources{CpuShares: shares(cpu)}
+	if limited {
+		out.CpuPeriod, out.CpuQuota = cpuPeriod, quota(cpuLimit)
 	}
-	out := &runtimeapi.LinuxContainerResources{CpuShares: shares(requests[v1.ResourceCPU])}
-	if limited[v1.ResourceCPU] {
-		out.CpuPeriod, out.CpuQuota = cpuPeriod, quota(limits[v1.ResourceCPU])
-	}
-	if q := limits[v1.ResourceMemory]; limited[v1.ResourceMemory] {
-		out.MemoryLimitInBytes = q.Value()
+	if _, memory, limited := podAmount(s, v1.ResourceMemory); limited {
+		out.MemoryLimitInBytes = memory.Value()
 	}
 	return out
+}
+
+// podAmount is what a pod asks for and may use of a resource, as PodRequests and PodLimits of k8s.io/component-helpers have
+// it: the sum of its containers and sidecars, or what an init container has together with the sidecars before it where that
+// is more. One container without a limit leaves the pod without.
+func podAmount(s *v1.PodSpec, name v1.ResourceName) (request, limit resource.Quantity, limited bool) {
+	limited = true
+	of := func(c *v1.Container) (request, limit resource.Quantity) {
+		limit = c.Resources.Limits[name].DeepCopy()
+		limited = limited && !limit.IsZero()
+		if q, asked := c.Resources.Requests[name]; asked {
+			return q.DeepCopy(), limit
+		}
+		return limit.DeepCopy(), limit
+	}
+	var sum, sumLimit resource.Quantity
+	for i := range s.InitContainers {
+		r, l := of(&s.InitContainers[i])
+		r.Add(sum)
+		l.Add(sumLimit)
+		if lifecycle.IsSidecar(&s.InitContainers[i]) {
+			sum, sumLimit = r.DeepCopy(), l.DeepCopy()
+		}
+		request, limit = greater(request, r), greater(limit, l)
+	}
+	for i := range s.Containers {
+		r, l := of(&s.Containers[i])
+		sum.Add(r)
+		sumLimit.Add(l)
+	}
+	return greater(request, sum), greater(limit, sumLimit), limited
+}
+
+func greater(a, b resource.Quantity) resource.Quantity {
+	if a.Cmp(b) >= 0 {
+		return a
+	}
+	return b
 }
