@@ -44,6 +44,13 @@ func (f *flights) join(base context.Context, key string, state *layerState, work
 	return fl, true
 }
 
+// any says whether there is work under way that somebody waits for.
+func (f *flights) any() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return len(f.m) > 0
+}
+
 func (f *flights) forget(key string, fl *flight) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

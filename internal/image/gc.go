@@ -114,8 +114,13 @@ func (s *Store) keepForRetry(c *contents, err error) {
 	time.AfterFunc(s.tunable.Load().KeepForRetry+time.Second, func() { wake(s.settle) })
 }
 
-// settler syncs layers after they came, and collects what nobody wants.
+// syncPatience is how long layers wait for the end of the pulls to be synced.
+const syncPatience = time.Minute
+
+// settler syncs layers after they came, and collects what nobody wants. While layers are on their way it syncs nothing:
+// that would write what they unpack through their own work. The last of their pulls wakes it.
 func (s *Store) settler() {
+	var waiting time.Time // since when layers wait, or zero
 	for {
 		select {
 		case <-s.life.Done():
@@ -125,6 +130,15 @@ func (s *Store) settler() {
 		if err := s.collect(); err != nil {
 			s.log.Warn("could not collect unused layers", "err", err)
 		}
+		if s.flights.any() {
+			if waiting.IsZero() {
+				waiting = time.Now()
+			}
+			if time.Since(waiting) < syncPatience {
+				continue
+			}
+		}
+		waiting = time.Time{}
 		if err := s.syncLayers(); err != nil {
 			s.log.Warn("could not sync layers; they would be unpacked again after a power cut", "err", err)
 		}

@@ -56,8 +56,10 @@ func (l layout) makeDirs() error {
 			return err
 		}
 	}
-	if err := spread(l.snapshots); err != nil {
-		return err
+	for _, dir := range []string{l.snapshots, l.ingest} { // where snapshots and layers are made
+		if err := spread(dir); err != nil {
+			return err
+		}
 	}
 	if err := l.makeBase(); err != nil {
 		return err
