@@ -5,6 +5,7 @@
 //	go run ./bench -berth bin/berth               a node of its own, in a temporary folder
 //	go run ./bench -containerd .cache/containerd/bin   a stock containerd beside it, interleaved round by round
 //	go run ./bench -density 50,200                memory, lists, restart and pods a second of full nodes
+//	go run ./bench -pull 4                        pull and removal of an image of 600 MB, beside plain tools
 //	go run ./bench -endpoint unix:///run/x.sock -image NAME     any other runtime, image already there
 //
 // A start is RunPodSandbox + CreateContainer + StartContainer, which returns when execve has happened.
@@ -31,7 +32,7 @@ type options struct {
 	berth, endpoint, image string
 	atOnce, density        []int
 	samples                int
-	networks               []string
+	networks, packed       []string
 	jsonOut                bool
 	svg                    string
 	pull                   int
@@ -55,7 +56,7 @@ func main() {
 
 func flags() (options, error) {
 	var o options
-	var atOnce, networks, density string
+	var atOnce, networks, density, packed string
 	flag.StringVar(&o.berth, "berth", "bin/berth", "berth binary to start a node of")
 	flag.StringVar(&o.endpoint, "endpoint", "", "measure the runtime on this CRI socket instead")
 	flag.StringVar(&o.image, "image", "", "image for -endpoint; it must have /block from bench/block")
@@ -68,9 +69,10 @@ func flags() (options, error) {
 	flag.StringVar(&density, "density", "", "measure full nodes instead: numbers of pods, such as 50,200, with the last of the networks")
 	flag.StringVar(&o.svg, "svg", "", "draw the medians into this file too")
 	flag.IntVar(&o.pull, "pull", 0, "measure so many pulls of a large image instead")
+	flag.StringVar(&packed, "packed", "gzip,zstd", "how the layers of -pull are packed")
 	flag.BoolVar(&o.jsonOut, "json", false, "print JSON, times in milliseconds")
 	flag.Parse()
-	o.networks = strings.Split(networks, ",")
+	o.networks, o.packed = strings.Split(networks, ","), strings.Split(packed, ",")
 	var err error
 	if o.atOnce, err = numbers("-at-once", atOnce); err != nil || density == "" {
 		return o, err

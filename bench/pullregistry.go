@@ -17,6 +17,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/klauspost/compress/zstd"
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/specs-go"
 	ispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -31,6 +32,7 @@ const (
 // pullRegistry serves one image from files.
 type pullRegistry struct {
 	dir      string
+	tool     string // that the layers are packed with: gzip or zstd
 	listener net.Listener
 	server   *http.Server
 	layers   []ispec.Descriptor
@@ -39,8 +41,8 @@ type pullRegistry struct {
 	packed, unpacked int64
 }
 
-func newPullRegistry(dir string) (*pullRegistry, error) {
-	r := &pullRegistry{dir: dir, layers: make([]ispec.Descriptor, pullLayers)}
+func newPullRegistry(dir, tool string) (*pullRegistry, error) {
+	r := &pullRegistry{dir: dir, tool: tool, layers: make([]ispec.Descriptor, pullLayers)}
 	diffIDs := make([]digest.Digest, pullLayers)
 	var g errgroup.Group
 	g.SetLimit(runtime.NumCPU())
@@ -111,6 +113,14 @@ func (r *pullRegistry) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	}
 }
 
+// packer packs what is written to it into w.
+func (r *pullRegistry) packer(w io.Writer) (io.WriteCloser, error) {
+	if r.tool == "zstd" {
+		return zstd.NewWriter(w)
+	}
+	return gzip.NewWriter(w), nil
+}
+
 // writeLayer makes one layer of files from 1 to 200 KiB whose words compress to about a third.
 func (r *pullRegistry) writeLayer(n int) (desc ispec.Descriptor, diffID digest.Digest, err error) {
 	f, err := os.CreateTemp(r.dir, "layer-")
@@ -119,7 +129,10 @@ func (r *pullRegistry) writeLayer(n int) (desc ispec.Descriptor, diffID digest.D
 	}
 	defer f.Close()
 	packed, unpacked := sha256.New(), sha256.New()
-	z := gzip.NewWriter(io.MultiWriter(f, packed))
+	z, err := r.packer(io.MultiWriter(f, packed))
+	if err != nil {
+		return desc, "", err
+	}
 	tw := tar.NewWriter(io.MultiWriter(z, unpacked))
 	rnd := rand.New(rand.NewPCG(uint64(n), 1))
 	words := make([]string, 4096)
@@ -155,6 +168,6 @@ func (r *pullRegistry) writeLayer(n int) (desc ispec.Descriptor, diffID digest.D
 		return desc, "", err
 	}
 	d := digest.NewDigest(digest.SHA256, packed)
-	desc = ispec.Descriptor{MediaType: ispec.MediaTypeImageLayerGzip, Digest: d, Size: fi.Size()}
+	desc = ispec.Descriptor{MediaType: ispec.MediaTypeImageLayer + "+" + r.tool, Digest: d, Size: fi.Size()}
 	return desc, digest.NewDigest(digest.SHA256, unpacked), os.Rename(f.Name(), r.path(d))
 }
