@@ -59,9 +59,10 @@ func (netRoom) RemoveNetNS(context.Context, string) error { return nil }
 func (netRoom) Attach(context.Context, runtime.AttachRequest) ([]netip.Addr, error) {
 	return []netip.Addr{netip.MustParseAddr("10.0.0.2"), netip.MustParseAddr("fd00::2")}, nil
 }
-func (netRoom) Repair(context.Context, func(string) bool) error       { return nil }
-func (netRoom) Detach(context.Context, string) error                  { return nil }
-func (netRoom) Inventory(context.Context) ([]runtime.Resource, error) { return nil, nil }
+func (netRoom) Usage(context.Context) (map[string]runtime.InterfaceUsage, error) { return nil, nil }
+func (netRoom) Repair(context.Context, func(string) bool) error                  { return nil }
+func (netRoom) Detach(context.Context, string) error                             { return nil }
+func (netRoom) Inventory(context.Context) ([]runtime.Resource, error)            { return nil, nil }
 
 type shimRoom struct{ events chan runtime.ShimEvent }
 

@@ -143,7 +143,16 @@ type Network interface {
 	// List tells what each sandbox has, from memory or disk; Check looks whether a sandbox's is as it should be.
 	List(ctx context.Context) ([]Attachment, error)
 	Check(ctx context.Context, id string) ([]Problem, error)
+	// Usage tells what went through the interfaces of sandboxes, as far as that can be told of all at once; nil where it can't.
+	Usage(ctx context.Context) (map[string]Usage, error)
 	Close() error
+}
+
+// Usage counts what went through a sandbox's interface since it was made, as the sandbox sees it.
+type Usage struct {
+	Interface                               string
+	RxPackets, RxBytes, RxErrors, RxDropped uint64
+	TxPackets, TxBytes, TxErrors, TxDropped uint64
 }
 
 // Kind says what an Item of the Inventory is.

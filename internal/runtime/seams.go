@@ -80,6 +80,8 @@ type Network interface {
 	RemoveNetNS(ctx context.Context, id string) error
 	Attach(ctx context.Context, r AttachRequest) ([]netip.Addr, error)
 	Detach(ctx context.Context, id string) error
+	// Usage counts what went through the default interfaces of sandboxes, by ID, as far as that can be told of all at once.
+	Usage(ctx context.Context) (map[string]InterfaceUsage, error)
 	Inventory(ctx context.Context) ([]Resource, error)
 	// Repair removes everything whose owner is not alive, or can't be told.
 	Repair(ctx context.Context, live func(id string) bool) error

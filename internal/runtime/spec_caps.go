@@ -53,6 +53,14 @@ func (b *specBuilder) capabilities() error {
 	return nil
 }
 
+// administersNetwork tells whether the container may make interfaces in its network namespace.
+func (s Security) administersNetwork() bool {
+	return s.Privileged || slices.ContainsFunc(slices.Concat(s.AddCapabilities, s.AmbientCapabilities), func(c string) bool {
+		c = strings.TrimPrefix(strings.ToUpper(c), "CAP_")
+		return c == "NET_ADMIN" || c == "ALL"
+	})
+}
+
 // capNames checks names and gives them their prefix; "ALL" is reported apart.
 func capNames(in []string) (out []string, all bool, err error) {
 	for _, n := range in {

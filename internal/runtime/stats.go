@@ -114,7 +114,7 @@ func (r *Runtime) SandboxStats(ctx context.Context, id string) (SandboxStats, er
 	}
 	ctx, cancel := context.WithTimeout(ctx, firstMeasure)
 	defer cancel()
-	return r.sandboxStatsOf(ctx, r.sandbox(id))
+	return r.sandboxStatsOf(ctx, r.sandbox(id), nil)
 }
 
 // AllSandboxStats reads the counters of the ready sandboxes that pick chooses, in parallel. What ends
@@ -128,10 +128,22 @@ func (r *Runtime) AllSandboxStats(ctx context.Context, pick func(SandboxStatus) 
 	}
 	ctx, cancel := context.WithTimeout(ctx, firstMeasure)
 	defer cancel()
-	return inParallel(which, func(sb *sandbox) (SandboxStats, error) { return r.sandboxStatsOf(ctx, sb) })
+	network := r.networkUsage(ctx)
+	return inParallel(which, func(sb *sandbox) (SandboxStats, error) { return r.sandboxStatsOf(ctx, sb, network) })
 }
 
-func (r *Runtime) sandboxStatsOf(ctx context.Context, sb *sandbox) (SandboxStats, error) {
+// networkUsage is what the network tells of all pods at once, if it does.
+func (r *Runtime) networkUsage(ctx context.Context) map[string]InterfaceUsage {
+	all, err := r.cfg.Network.Usage(ctx)
+	if err != nil {
+		r.log.Debug("the network does not tell the counters of all pods: each is asked for itself", "error", err)
+	}
+	return all
+}
+
+// sandboxStatsOf reads one pod's counters; network has those of interfaces that are known already. A container that can
+// make interfaces may have others, so its pod's are looked at.
+func (r *Runtime) sandboxStatsOf(ctx context.Context, sb *sandbox, network map[string]InterfaceUsage) (SandboxStats, error) {
 	st := sb.get()
 	out := SandboxStats{Sandbox: st, Cgroup: Stats{At: time.Now()}}
 	if st.State != SandboxReady {
@@ -141,8 +153,9 @@ func (r *Runtime) sandboxStatsOf(ctx context.Context, sb *sandbox) (SandboxStats
 	if out.Cgroup, err = sb.gauge.read(r.gauges, st.CgroupPath, st.CreatedAt); err != nil {
 		return out, err
 	}
-	pid := 0
+	pid, known := 0, true
 	for _, c := range sb.children() {
+		known = known && !c.get().Spec.Security.administersNetwork()
 		s, err := r.statsOf(ctx, c)
 		if err != nil || s.Container.State != ContainerRunning {
 			continue
@@ -150,9 +163,14 @@ func (r *Runtime) sandboxStatsOf(ctx context.Context, sb *sandbox) (SandboxStats
 		pid = s.Container.Pid
 		out.Containers = append(out.Containers, s)
 	}
-	if st.NetNS != "" {
-		out.Network, err = r.cfg.Kernel.NetworkUsage(ctx, pid, st.NetNS)
+	if st.NetNS == "" {
+		return out, nil
 	}
+	if one, ok := network[sb.id]; ok && known {
+		out.Network = []InterfaceUsage{one}
+		return out, nil
+	}
+	out.Network, err = r.cfg.Kernel.NetworkUsage(ctx, pid, st.NetNS)
 	return out, err
 }
 

@@ -177,6 +177,8 @@ func (f fakeNetwork) Inventory(context.Context) ([]Resource, error) {
 	return out, nil
 }
 
+func (f fakeNetwork) Usage(context.Context) (map[string]InterfaceUsage, error) { return nil, nil }
+
 func (f fakeNetwork) Repair(ctx context.Context, live func(string) bool) error {
 	for _, kind := range []string{"network", "netns"} {
 		for _, n := range f.w.names(kind) {

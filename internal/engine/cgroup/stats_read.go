@@ -280,25 +280,24 @@ func parsePressure(text []byte) *Pressure {
 	}
 	p := &Pressure{}
 	for line := range bytes.Lines(text) {
-		f := strings.Fields(string(line))
-		if len(f) == 0 {
-			continue
-		}
+		word, rest, _ := bytes.Cut(bytes.TrimSpace(line), []byte{' '})
 		to := &p.Some
-		if f[0] == "full" {
+		if string(word) == "full" {
 			to = &p.Full
 		}
-		for _, pair := range f[1:] {
-			key, value, _ := strings.Cut(pair, "=")
-			switch key {
+		for len(rest) > 0 {
+			var pair []byte
+			pair, rest, _ = bytes.Cut(rest, []byte{' '})
+			key, value, _ := bytes.Cut(pair, []byte{'='})
+			switch string(key) {
 			case "avg10":
-				to.Avg10, _ = strconv.ParseFloat(value, 64)
+				to.Avg10, _ = strconv.ParseFloat(string(value), 64)
 			case "avg60":
-				to.Avg60, _ = strconv.ParseFloat(value, 64)
+				to.Avg60, _ = strconv.ParseFloat(string(value), 64)
 			case "avg300":
-				to.Avg300, _ = strconv.ParseFloat(value, 64)
+				to.Avg300, _ = strconv.ParseFloat(string(value), 64)
 			case "total":
-				to.Total, _ = strconv.ParseUint(value, 10, 64)
+				to.Total, _ = strconv.ParseUint(string(value), 10, 64)
 			}
 		}
 	}

@@ -35,6 +35,9 @@ func (n *Network) Inventory(ctx context.Context) ([]network.Item, error) {
 	return out, nil
 }
 
+// Usage tells nothing: what a plugin makes has no counters that are known here.
+func (n *Network) Usage(context.Context) (map[string]network.Usage, error) { return nil, nil }
+
 // Repair detaches whatever is not alive, and has the plugins collect what they know of more than we do. It
 // reports what it removed; what plugins refuse is an error, and is asked for again.
 func (n *Network) Repair(ctx context.Context, live func(id string) bool) ([]network.Item, error) {

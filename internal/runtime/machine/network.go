@@ -95,6 +95,22 @@ func classify(err error) error {
 // Detach takes them back.
 func (b podNetwork) Detach(ctx context.Context, id string) error { return b.m.Detach(ctx, id) }
 
+// Usage counts at the network's end of all interfaces at once.
+func (b podNetwork) Usage(ctx context.Context) (map[string]runtime.InterfaceUsage, error) {
+	all, err := b.m.Usage(ctx)
+	if err != nil {
+		return nil, err
+	}
+	out := make(map[string]runtime.InterfaceUsage, len(all))
+	for id, u := range all {
+		out[id] = runtime.InterfaceUsage{
+			Name: u.Interface, RxBytes: u.RxBytes, RxPackets: u.RxPackets, RxErrors: u.RxErrors, RxDropped: u.RxDropped,
+			TxBytes: u.TxBytes, TxPackets: u.TxPackets, TxErrors: u.TxErrors, TxDropped: u.TxDropped,
+		}
+	}
+	return out, nil
+}
+
 // Inventory lists what belongs to single sandboxes; bridge and table belong to all of them.
 func (b podNetwork) Inventory(ctx context.Context) ([]runtime.Resource, error) {
 	items, err := b.m.Inventory(ctx)

@@ -83,6 +83,13 @@ func (d *daemon) checkSandboxStats(t *testing.T, ctx context.Context, sb, c stri
 	if err != nil || after.Network[0].TxBytes <= before.Network[0].TxBytes || after.Network[0].TxPackets <= before.Network[0].TxPackets {
 		t.Errorf("nothing was sent: %+v, then %+v, %v", before.Network, after.Network, err)
 	}
+	// The network tells of all pods at once what the pod itself says.
+	one, err := d.rt.SandboxStats(ctx, sb)
+	all := d.rt.AllSandboxStats(ctx, func(runtime.SandboxStatus) bool { return true })
+	if err != nil || len(all) != 1 || len(all[0].Network) != 1 || all[0].Network[0].Name != "eth0" ||
+		all[0].Network[0].TxPackets < one.Network[0].TxPackets || all[0].Network[0].RxPackets < one.Network[0].RxPackets {
+		t.Errorf("of all pods: %+v, of the one: %+v, %v", all, one.Network, err)
+	}
 	// With no process in the pod the namespace itself is asked.
 	k := d.kernel()
 	direct, err := k.NetworkUsage(ctx, 0, after.Sandbox.NetNS)
