@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strconv"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -65,6 +66,9 @@ func pin(ctx context.Context, o PinOptions, flags uintptr, kinds []specs.LinuxNa
 		if flags&unix.CLONE_NEWUSER == 0 { // an earlier call has made it
 			owner = filepath.Join(o.Dir, "user")
 		}
+	}
+	if owner == "" && flags&^(unix.CLONE_NEWIPC|unix.CLONE_NEWUTS) == 0 && len(o.Sysctls) == 0 {
+		return pinByThread(o, flags, kinds)
 	}
 	if owner == "" && flags&unix.CLONE_NEWUSER == 0 {
 		return bornIn(flags, func(s *stage.Stage) error { return furnishPin(ctx, s, o, flags, kinds) })
@@ -131,20 +135,81 @@ func furnishPin(ctx context.Context, s *stage.Stage, o PinOptions, flags uintptr
 		}
 	}
 	for _, k := range kinds {
-		if err := bindNamespace(s.Pid, procName[k], filepath.Join(o.Dir, procName[k])); err != nil {
+		if err := bindNamespace(strconv.Itoa(s.Pid), procName[k], filepath.Join(o.Dir, procName[k])); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func bindNamespace(pid int, name, target string) error {
+// pinByThread makes IPC and UTS namespaces around a thread of this very process, which costs no child: most pods need
+// no more. The thread goes back to its old namespaces, or is given up where that fails.
+func pinByThread(o PinOptions, flags uintptr, kinds []specs.LinuxNamespaceType) error {
+	done := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread() // Go clones no thread off a locked one
+		back, err := threadNamespaces(kinds)
+		if err == nil {
+			err = makePins(o, flags, kinds)
+		}
+		if back.enter() == nil {
+			runtime.UnlockOSThread() // else: the thread dies with this goroutine
+		}
+		done <- err
+	}()
+	return <-done
+}
+
+// makePins runs on the thread that gets the namespaces.
+func makePins(o PinOptions, flags uintptr, kinds []specs.LinuxNamespaceType) error {
+	if err := unix.Unshare(int(flags)); err != nil {
+		return fmt.Errorf("unshare: %w", err)
+	}
+	if o.Hostname != "" && flags&unix.CLONE_NEWUTS != 0 {
+		if err := unix.Sethostname([]byte(o.Hostname)); err != nil {
+			return fmt.Errorf("set hostname %s: %w", o.Hostname, err)
+		}
+	}
+	for _, k := range kinds {
+		if err := bindNamespace("thread-self", procName[k], filepath.Join(o.Dir, procName[k])); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// openNamespaces are open namespaces to go to.
+type openNamespaces []*os.File
+
+// threadNamespaces opens those that the calling thread is in.
+func threadNamespaces(kinds []specs.LinuxNamespaceType) (list openNamespaces, err error) {
+	for _, k := range kinds {
+		f, err := os.Open("/proc/thread-self/ns/" + procName[k])
+		if err != nil {
+			return list, err
+		}
+		list = append(list, f)
+	}
+	return list, nil
+}
+
+// enter takes the calling thread there, and closes them.
+func (list openNamespaces) enter() error {
+	var errs []error
+	for _, f := range list {
+		errs = append(errs, unix.Setns(int(f.Fd()), 0), f.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// bindNamespace binds a namespace of the process or thread that /proc calls so.
+func bindNamespace(who, name, target string) error {
 	f, err := os.OpenFile(target, os.O_CREATE|os.O_RDONLY, 0o600)
 	if err != nil {
 		return err
 	}
 	f.Close()
-	if err := unix.Mount("/proc/"+strconv.Itoa(pid)+"/ns/"+name, target, "", unix.MS_BIND, ""); err != nil {
+	if err := unix.Mount("/proc/"+who+"/ns/"+name, target, "", unix.MS_BIND, ""); err != nil {
 		return fmt.Errorf("bind %s: %w", target, err)
 	}
 	return nil

@@ -17,8 +17,8 @@ func TestUsage(t *testing.T) {
 	}
 	a := h.pod("a")
 	b := h.pod("b")
-	h.serve("b", "tcp", ":80", "b")
-	h.expect("a", "tcp", b.IPs[0].String()+":80", "b saw "+a.IPs[0].String())
+	h.Serve("b", "tcp", ":80", "b")
+	h.Expect("a", "tcp", b.IPs[0].String()+":80", "b saw "+a.IPs[0].String())
 	for _, id := range []string{"a", "b"} {
 		before, err := h.Usage(ctx)
 		if err != nil || len(before) != 2 {
@@ -41,7 +41,7 @@ func TestUsage(t *testing.T) {
 			}
 		}
 	}
-	h.stop("a")
+	h.Stop("a")
 	if all, err := h.Usage(ctx); err != nil || all["b"].RxPackets == 0 {
 		t.Errorf("after the other has gone: %v, %v", all, err)
 	}
@@ -50,7 +50,7 @@ func TestUsage(t *testing.T) {
 // counters are what a pod's interface has received and sent, in bytes and packets, as the pod sees it.
 func (h *host) counters(id string) (n [4]uint64) {
 	h.Helper()
-	h.in(id, func() error {
+	h.In(id, func() error {
 		text, err := os.ReadFile("/proc/thread-self/net/dev")
 		if err != nil {
 			return err
