@@ -4,6 +4,7 @@
 //
 //	go run ./bench -berth bin/berth               a node of its own, in a temporary folder
 //	go run ./bench -containerd .cache/containerd/bin   a stock containerd beside it, interleaved round by round
+//	go run ./bench -no-pools                      a second node beside the first, with nothing made ahead
 //	go run ./bench -density 50,200                memory, lists, restart and pods a second of full nodes
 //	go run ./bench -pull 4                        pull and removal of an image of 600 MB, beside plain tools
 //	go run ./bench -endpoint unix:///run/x.sock -image NAME     any other runtime, image already there
@@ -37,6 +38,7 @@ type options struct {
 	svg                    string
 	pull                   int
 	containerd, runc, crun string
+	noPools                bool
 }
 
 func main() {
@@ -63,6 +65,7 @@ func flags() (options, error) {
 	flag.StringVar(&o.containerd, "containerd", "", "folder of a stock containerd's programs, to be measured too")
 	flag.StringVar(&o.runc, "runc", "runc", "engine below that containerd")
 	flag.StringVar(&o.crun, "crun", "crun", "another engine below it")
+	flag.BoolVar(&o.noPools, "no-pools", false, "measure a second Berth beside the first, with nothing made ahead: no spare shim, namespaces or writable layers")
 	flag.StringVar(&atOnce, "at-once", "1,10,50", "pods at once")
 	flag.IntVar(&o.samples, "samples", 100, "samples for each row, about")
 	flag.StringVar(&networks, "network", "host,bridge", "host, bridge or both")
@@ -198,13 +201,19 @@ func (o options) targets(ctx context.Context) (targets []*target, stop func(), e
 	if o.endpoint != "" {
 		return targets, stop, add(o.endpoint, o.endpoint, "", o.image, nil)
 	}
-	n, err := startNode(ctx, o.berth)
-	if err != nil {
-		return nil, stop, err
+	nodes := []struct{ name, config string }{{"berth", ""}}
+	if o.noPools {
+		nodes = append(nodes, struct{ name, config string }{"berth-no-pools", noPools})
 	}
-	stops = append(stops, n.stop)
-	if err := add("berth", n.endpoint(), "", imageName, n); err != nil {
-		return targets, stop, err
+	for _, k := range nodes {
+		n, err := startNode(ctx, o.berth, k.config)
+		if err != nil {
+			return nil, stop, err
+		}
+		stops = append(stops, n.stop)
+		if err := add(k.name, n.endpoint(), "", imageName, n); err != nil {
+			return targets, stop, err
+		}
 	}
 	if f, err := newFloor(ctx); err == nil {
 		targets = append(targets, &target{name: floorName, floor: f})

@@ -30,8 +30,11 @@ type node struct {
 	log   *os.File
 }
 
-// startNode starts a node in a temporary folder and gives it the image.
-func startNode(ctx context.Context, berth string) (_ *node, err error) {
+// noPools is the configuration of a node that makes nothing ahead of its use.
+const noPools = "network.spares = 0\nshims.spare = false\nimages.blanks = 0\n"
+
+// startNode starts a node in a temporary folder, with this configuration, and gives it the image.
+func startNode(ctx context.Context, berth, config string) (_ *node, err error) {
 	abs, err := filepath.Abs(berth)
 	if err != nil {
 		return nil, err
@@ -50,6 +53,9 @@ func startNode(ctx context.Context, berth string) (_ *node, err error) {
 		return nil, err
 	}
 	if err := mountRun(filepath.Join(dir, "run")); err != nil {
+		return nil, err
+	}
+	if err := os.WriteFile(filepath.Join(dir, "config.toml"), []byte(config), 0o600); err != nil {
 		return nil, err
 	}
 	if err := n.begin(); err != nil {
@@ -90,7 +96,7 @@ func (n *node) halt() error {
 }
 
 func (n *node) command(ctx context.Context, args ...string) *exec.Cmd {
-	return exec.CommandContext(ctx, n.berth, append([]string{"--root", filepath.Join(n.dir, "root"), "--run", filepath.Join(n.dir, "run")}, args...)...)
+	return exec.CommandContext(ctx, n.berth, append([]string{"--config", filepath.Join(n.dir, "config.toml"), "--root", filepath.Join(n.dir, "root"), "--run", filepath.Join(n.dir, "run")}, args...)...)
 }
 
 func (n *node) endpoint() string { return "unix://" + filepath.Join(n.dir, "run", "cri.sock") }

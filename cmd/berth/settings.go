@@ -174,8 +174,8 @@ func nodeConfig(l *config.Loaded, log *slog.Logger) node.Config {
 			Enabled: l.Network.Driver == "cni", ConfDir: l.Network.CNI.ConfDir, BinDirs: l.Network.CNI.BinDirs,
 			Network: l.Network.CNI.Network, Template: l.Network.CNI.Template, Timeout: l.Network.CNI.Timeout.Duration,
 		},
-		GroupSize: l.Shims.GroupSize,
-		Downloads: l.Images.Downloads, Unpacks: l.Images.Unpacks,
+		GroupSize: l.Shims.GroupSize, NoSpareShim: !l.Shims.Spare,
+		Blanks: l.Images.Blanks, Downloads: l.Images.Downloads, Unpacks: l.Images.Unpacks,
 		ImageGC: imagegc.Policy{
 			HighPercent: l.Images.GCHighPercent, LowPercent: l.Images.GCLowPercent, MinAge: l.Images.GCMinAge.Duration,
 			MaxAge: l.Images.GCMaxAge.Duration, Period: imageGCPeriod,
@@ -189,6 +189,9 @@ func nodeConfig(l *config.Loaded, log *slog.Logger) node.Config {
 		Monitor: l.Metrics.Address, Traces: l.Tracing.Endpoint, TraceRatio: l.Tracing.SampleRatio,
 		Tunable: tunable(l),
 		Log:     log,
+	}
+	if cfg.Blanks == 0 {
+		cfg.Blanks = -1
 	}
 	if s := l.Streaming; s.TLS {
 		cfg.Streaming.TLS = &streaming.TLS{CertFile: s.CertFile, KeyFile: s.KeyFile, ClientCAFile: s.ClientCAFile}

@@ -80,6 +80,8 @@ type Shims struct {
 	// Pods that one shim process keeps at most. 1 is the strictest: each pod has a process of its own.
 	// Pods of two namespaces never share one.
 	GroupSize int `toml:"group_size"`
+	// Keep a shim ready that has no pod yet, for the next one that no other shim may keep. It takes some 3 MiB.
+	Spare bool `toml:"spare"`
 }
 
 // Handler is a row of the RuntimeClass handlers.
@@ -151,6 +153,8 @@ type Images struct {
 	Downloads int `toml:"downloads"`
 	// Layers that are unpacked at once, over all pulls. 0 is the number of processors, at least 2.
 	Unpacks int `toml:"unpacks"`
+	// Writable layers in which no container has written that are kept for the next containers, at most. 0 keeps none.
+	Blanks int `toml:"blanks"`
 	// How long the whole layers of a pull that broke off stay for its repetition. "0s" keeps none.
 	KeepForRetry Duration `toml:"keep_for_retry" reload:"yes"`
 	// Images that neither a kubelet nor "berth image prune" may collect: full names, in which * stands for a
@@ -215,12 +219,12 @@ func Default() Config {
 		Log:       Log{Level: "info", Format: "text"},
 		CRI:       CRI{CDIDirs: []string{"/etc/cdi", "/var/run/cdi"}},
 		Streaming: Streaming{Address: "127.0.0.1:0", IdleTimeout: Duration{4 * time.Hour}},
-		Shims:     Shims{GroupSize: 72},
+		Shims:     Shims{GroupSize: 72, Spare: true},
 		Handlers:  map[string]Handler{},
 		Network: Network{Driver: "bridge", Spares: 4, CNI: CNI{
 			ConfDir: "/etc/cni/net.d", BinDirs: []string{"/opt/cni/bin"}, Timeout: Duration{time.Minute},
 		}},
-		Images: Images{Namespace: "k8s.io", Pinned: []string{}, RegistryDirs: []string{"/etc/berth/certs.d", "/etc/containerd/certs.d", "/etc/docker/certs.d"}, Downloads: 6, KeepForRetry: Duration{10 * time.Minute},
+		Images: Images{Namespace: "k8s.io", Pinned: []string{}, RegistryDirs: []string{"/etc/berth/certs.d", "/etc/containerd/certs.d", "/etc/docker/certs.d"}, Downloads: 6, Blanks: 64, KeepForRetry: Duration{10 * time.Minute},
 			GCHighPercent: 85, GCLowPercent: 80, GCMinAge: Duration{2 * time.Minute}},
 		Cgroup:  Cgroup{Driver: "cgroupfs"},
 		Tracing: Tracing{SampleRatio: 1},

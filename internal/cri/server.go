@@ -90,10 +90,15 @@ func New(cfg Config) (*Server, error) {
 // Close ends the streams. The runtime is the caller's.
 func (s *Server) Close() error { return s.streams.Close() }
 
+// streamWorkers is how many goroutines stay for the next calls: a new one's stack would grow again in each. More calls at
+// once get goroutines of their own.
+const streamWorkers = 8
+
 // Serve answers on a unix socket, which is the caller's to make and to guard, until ctx ends; then calls
 // in flight get a moment to finish. It closes l.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	g := grpc.NewServer(
+		grpc.NumStreamWorkers(streamWorkers),
 		grpc.MaxRecvMsgSize(maxMessage), grpc.MaxSendMsgSize(maxMessage),
 		grpc.ChainUnaryInterceptor(slices.Concat(s.cfg.Unary, []grpc.UnaryServerInterceptor{s.guardUnary})...),
 		grpc.ChainStreamInterceptor(slices.Concat(s.cfg.Stream, []grpc.StreamServerInterceptor{s.guardStream})...),

@@ -1,6 +1,7 @@
 package image
 
 import (
+	"cmp"
 	"context"
 	"os"
 	"path/filepath"
@@ -14,8 +15,8 @@ import (
 // Most containers write nothing into their root filesystem. The directories of such a one are kept for the next: making
 // inodes and deleting them is what an overlay costs most, above all on a filesystem where many were just deleted.
 
-// maxBlanks bounds how many are kept.
-const maxBlanks = 64
+// manyBlanks is how many are kept where nothing else is said.
+const manyBlanks = 64
 
 const blankPrefix = ".blank-"
 
@@ -63,7 +64,7 @@ func (s *Store) isBlank(name string) bool {
 // keepBlank takes the snapshot called name out of the trash if it can be used again.
 func (s *Store) keepBlank(trash *sys.Folder, name string) bool {
 	s.mu.Lock()
-	room := len(s.blanks) < maxBlanks
+	room := len(s.blanks) < cmp.Or(s.cfg.Blanks, manyBlanks)
 	s.mu.Unlock()
 	if !room || !blanked(trash, name) {
 		return false

@@ -31,6 +31,8 @@ type Config struct {
 	Downloads int
 	// Unpacks bounds the layers that are unpacked at once; 0 is the number of processors, at least 2.
 	Unpacks int
+	// Blanks bounds the snapshots that are kept because nobody has written into them; 0 is 64, negative none.
+	Blanks int
 	// Retry is how a registry's failures are met.
 	Retry Retry
 	// Limits bounds what one layer may hold.

@@ -46,6 +46,10 @@ type Config struct {
 	SystemdCgroup bool
 	// GroupSize bounds the pods that one shim keeps; 0 is the shim client's default.
 	GroupSize int
+	// NoSpareShim lets no blank shim wait for the next pod.
+	NoSpareShim bool
+	// Blanks is how many writable layers that nobody wrote into are kept; 0 is the store's default, negative none.
+	Blanks int
 	// IdleExit ends the node when it had no pod and no call for so long; 0 never.
 	IdleExit time.Duration
 	// Downloads and Unpacks bound the layers that are fetched and unpacked at once; 0 is the store's default.

@@ -101,7 +101,7 @@ func (n *Node) claim() error {
 // open opens the rooms, the lowest first. What an earlier node left is taken over here.
 func (n *Node) open(ctx context.Context) error {
 	store, err := image.Open(image.Config{
-		Root: n.cfg.Root, Tunable: n.cfg.Tunable.Tunable, Downloads: n.cfg.Downloads, Unpacks: n.cfg.Unpacks, Log: n.cfg.Log,
+		Root: n.cfg.Root, Tunable: n.cfg.Tunable.Tunable, Downloads: n.cfg.Downloads, Unpacks: n.cfg.Unpacks, Blanks: n.cfg.Blanks, Log: n.cfg.Log,
 	})
 	if err != nil {
 		return err
@@ -111,7 +111,7 @@ func (n *Node) open(ctx context.Context) error {
 		return err
 	}
 	n.shims, err = client.Open(ctx, client.Config{
-		RunDir: n.cfg.Run, Handlers: n.cfg.shimHandlers(), GroupSize: n.cfg.GroupSize, Spare: n.cfg.IdleExit == 0, Linger: shimLinger, Logger: n.cfg.Log,
+		RunDir: n.cfg.Run, Handlers: n.cfg.shimHandlers(), GroupSize: n.cfg.GroupSize, Spare: n.cfg.IdleExit == 0 && !n.cfg.NoSpareShim, Linger: shimLinger, Logger: n.cfg.Log,
 	})
 	if err != nil {
 		return err

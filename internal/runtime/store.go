@@ -7,6 +7,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"github.com/11f9778f/berth/internal/shim/state"
 )
 
 // store is the folder <run>/runtime.
@@ -44,11 +46,7 @@ func (s *store) save(kind, id string, v any) error {
 	if err != nil {
 		return fmt.Errorf("encode record of %s: %w", short(id), err)
 	}
-	path := s.path(kind, id+".json")
-	if err := os.WriteFile(path+".new", b, 0o600); err != nil {
-		return fmt.Errorf("write record: %w", err)
-	}
-	if err := os.Rename(path+".new", path); err != nil {
+	if err := state.Write(s.path(kind, id+".json"), b); err != nil {
 		return fmt.Errorf("write record: %w", err)
 	}
 	return nil
@@ -61,7 +59,7 @@ func (s *store) drop(kind, id string) error {
 	return nil
 }
 
-// load reads all records of a kind. A file that a crash left half-written has another name and goes.
+// load reads all records of a kind. A file that a crash left half-written has another name, or is empty, and goes.
 func load[T any](s *store, kind string) (map[string]T, error) {
 	dir, err := os.ReadDir(s.path(kind))
 	if err != nil {
@@ -77,6 +75,10 @@ func load[T any](s *store, kind string) (map[string]T, error) {
 		b, err := os.ReadFile(s.path(kind, d.Name()))
 		if err != nil {
 			return nil, fmt.Errorf("read record: %w", err)
+		}
+		if len(b) == 0 {
+			os.Remove(s.path(kind, d.Name()))
+			continue
 		}
 		var v T
 		if err := json.Unmarshal(b, &v); err != nil {

@@ -59,6 +59,11 @@ func Save(path string, v any) error {
 	if err != nil {
 		return fmt.Errorf("save %s: %w", path, err)
 	}
+	return Write(path, b)
+}
+
+// Write makes b, to which it may add spaces, the content of the file at path. There is one writer a file at a time.
+func Write(path string, b []byte) error {
 	if len(b) <= pageSize {
 		done, err := overwrite(path, b)
 		if err != nil {
@@ -68,7 +73,6 @@ func Save(path string, v any) error {
 			return nil
 		}
 	}
-	// One writer a file: both sides guard theirs by a lock, so the name needs no random part.
 	tmp := filepath.Join(filepath.Dir(path), "."+filepath.Base(path)+".new")
 	if err := os.WriteFile(tmp, b, 0o600); err != nil {
 		return fmt.Errorf("save %s: %w", path, err)
