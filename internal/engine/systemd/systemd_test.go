@@ -110,17 +110,9 @@ func TestSlice(t *testing.T) {
 	}
 }
 
-// A whole container in a scope; the manager makes the cgroup, as systemd does.
-func TestContainerInAScope(t *testing.T) {
-	if os.Getuid() != 0 {
-		t.Skip("needs root: namespaces, mounts and cgroups")
-	}
-	if _, err := os.Stat("/usr/bin/busybox"); err != nil {
-		t.Skip("needs Debian's busybox-static: " + err.Error())
-	}
-	slice := fmt.Sprintf("berthtest%d", os.Getpid())
-	m := systemdtest.New(t)
-	d := connect(t, false)
+// scopedSpec is of a container in a scope of a slice.
+func scopedSpec(t *testing.T, slice string) *specs.Spec {
+	t.Helper()
 	root := t.TempDir()
 	for _, dir := range []string{"bin", "proc", "dev", "sys"} {
 		os.Mkdir(filepath.Join(root, dir), 0o755)
@@ -134,10 +126,24 @@ func TestContainerInAScope(t *testing.T) {
 	}
 	spec := engine.DefaultSpec()
 	spec.Root.Path, spec.Process.Args = root, []string{"sh", "-c", "while :; do read x; done < /dev/zero"}
-	spec.Linux.CgroupsPath = slice + ".slice:berth:web"
+	spec.Linux.CgroupsPath = slice + ":berth:web"
 	limit := int64(64 << 20)
 	spec.Linux.Resources.Memory = &specs.LinuxMemory{Limit: &limit}
-	ctx := context.Background()
+	return spec
+}
+
+// A whole container in a scope; the manager makes the cgroup, as systemd does.
+func TestContainerInAScope(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("needs root: namespaces, mounts and cgroups")
+	}
+	if _, err := os.Stat("/usr/bin/busybox"); err != nil {
+		t.Skip("needs Debian's busybox-static: " + err.Error())
+	}
+	slice := fmt.Sprintf("berthtest%d", os.Getpid())
+	m := systemdtest.New(t)
+	d := connect(t, false)
+	spec, ctx := scopedSpec(t, slice+".slice"), context.Background()
 	c, err := engine.Create(ctx, engine.CreateOptions{ID: "web", Bundle: t.TempDir(), Spec: spec, Scopes: d})
 	if err != nil {
 		t.Fatal(err)
@@ -153,7 +159,7 @@ func TestContainerInAScope(t *testing.T) {
 	if want := "/" + slice + ".slice/berth-web.scope"; c.State().CgroupPath != want || c.State().Scope != "berth-web.scope" {
 		t.Errorf("state %+v", c.State())
 	}
-	if st, err := c.Stats(); err != nil || st.Memory.Limit != uint64(limit) || st.Pids.Current == 0 {
+	if st, err := c.Stats(); err != nil || st.Memory.Limit != 64<<20 || st.Pids.Current == 0 {
 		t.Errorf("stats %+v, %v", st, err)
 	}
 	// Another process takes it over and removes it.
