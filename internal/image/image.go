@@ -79,6 +79,11 @@ type Usage struct {
 	Inodes int64
 }
 
+func (u *Usage) add(v Usage) {
+	u.Bytes += v.Bytes
+	u.Inodes += v.Inodes
+}
+
 // FSInfo is the filesystem below one of the store's directories, and the store's part of it.
 type FSInfo struct {
 	// Path is a directory on the filesystem.

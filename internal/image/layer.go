@@ -181,7 +181,7 @@ func (w *layerWork) cleanup() {
 	if w.layerTmp == "" {
 		return
 	}
-	if err := w.s.discard(w.layerTmp, w.s.trash); err != nil {
+	if err := w.s.discardSized(w.layerTmp, w.s.trash, Usage{Bytes: w.st.unpacked.Load()}); err != nil {
 		w.s.log.Warn("a half-made layer stays until the next start", "path", w.layerTmp, "err", err)
 	}
 	wake(w.s.sweep)

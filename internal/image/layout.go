@@ -126,17 +126,6 @@ func (l layout) unique(dir, prefix string) string {
 	return filepath.Join(dir, prefix+"-"+strconv.Itoa(os.Getpid())+"-"+strconv.FormatInt(l.seq.Add(1), 10))
 }
 
-// discard moves path into the trash, where it is deleted at leisure.
-func (l layout) discard(path, trash string) error {
-	if err := failpoint.Here("image/discard/before"); err != nil {
-		return err
-	}
-	if err := os.Rename(path, l.unique(trash, filepath.Base(path))); err != nil && !os.IsNotExist(err) {
-		return err
-	}
-	return failpoint.Here("image/discard/after")
-}
-
 // place gives what is at from (whole, and synced as far as it matters) its final name, durably. point
 // names the failpoints around it.
 func place(from, to, point string) error {

@@ -18,6 +18,9 @@ import (
 
 // load reads the state from the disk and repairs what a crash has left. Nothing else runs yet.
 func (s *Store) load() error {
+	if err := s.loadTrash(); err != nil {
+		return err
+	}
 	if err := s.clearIngest(); err != nil {
 		return err
 	}

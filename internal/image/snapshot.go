@@ -331,7 +331,7 @@ func (s *Store) Usage(ctx context.Context, key string) (Usage, error) {
 const firstMeasure = 250 * time.Millisecond
 
 // FSInfo measures the filesystem of the images and that of the containers' writable layers, of which it
-// sums what KnownUsage knows.
+// sums what KnownUsage knows. What was removed counts until its bytes are gone.
 func (s *Store) FSInfo(ctx context.Context) (images, snapshots FSInfo, err error) {
 	if images, err = fsInfo(s.images); err != nil {
 		return
@@ -345,9 +345,10 @@ func (s *Store) FSInfo(ctx context.Context) (images, snapshots FSInfo, err error
 		images.Used.Inodes++
 	}
 	for _, l := range s.layerRecs {
-		images.Used.Bytes += l.usage.Bytes
-		images.Used.Inodes += l.usage.Inodes
+		images.Used.add(l.usage)
 	}
+	images.Used.add(s.inTrash(s.trash))
+	snapshots.Used.add(s.inTrash(s.snapTrash))
 	s.mu.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, firstMeasure)
 	defer cancel()
@@ -356,8 +357,7 @@ func (s *Store) FSInfo(ctx context.Context) (images, snapshots FSInfo, err error
 		if err != nil && !errors.Is(err, ErrNotFound) {
 			return images, snapshots, err
 		}
-		snapshots.Used.Bytes += u.Bytes
-		snapshots.Used.Inodes += u.Inodes
+		snapshots.Used.add(u)
 	}
 	return images, snapshots, nil
 }

@@ -58,6 +58,7 @@ type core struct {
 	leases    map[digest.Digest]int       // blobs and layers (by diff ID) that running work counts on
 	keep      map[digest.Digest]time.Time // blobs and layers that wait for a pull's repetition, until then
 	snaps     map[string]*snapshot
+	trashed   map[string]Usage // what is known of the things in the trashes, by path
 	// unmeasured are the snapshots that KnownUsage wants measured, and measuring tells that somebody does.
 	unmeasured []string
 	measuring  bool
@@ -148,6 +149,7 @@ func newStore(c Config) (*Store, error) {
 		leases:    map[digest.Digest]int{},
 		keep:      map[digest.Digest]time.Time{},
 		snaps:     map[string]*snapshot{},
+		trashed:   map[string]Usage{},
 		sweep:     make(chan struct{}, 1),
 		settle:    make(chan struct{}, 1),
 	}}

@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"github.com/google/go-containerregistry/pkg/authn"
+
+	"github.com/11f9778f/berth/internal/image/reference"
 )
 
 // Docker's configuration names a program that knows the credentials.
@@ -41,4 +43,36 @@ func TestCredentialHelper(t *testing.T) {
 	if got := c.Plan(context.Background()).Hosts[0].Credential; got != want {
 		t.Errorf("%+v", got)
 	}
+}
+
+// Whatever stands in Docker's configuration, credentials are found, or there is an error without a secret, or none.
+func FuzzDockerConfig(f *testing.F) {
+	const secret = "s3cr3t-word"
+	for _, seed := range []string{
+		`{"auths":{"registry.example":{"auth":"bWU6czNjcjN0LXdvcmQ="}}}`, `{"auths":{"registry.example":{"auth":"!!!s3cr3t-word"}}}`,
+		`{"auths":{"registry.example":{"username":"me","password":"s3cr3t-word","identitytoken":7}}}`, `{"auths":[]}`, `{"auths":{"registry.example":null}}`, `{`, ``,
+	} {
+		f.Add([]byte(seed))
+	}
+	ref, err := reference.Parse("registry.example/app:1")
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if bytes.Contains(b, []byte("cred")) {
+			t.Skip("it may name a program to run")
+		}
+		dir := t.TempDir()
+		put(t, filepath.Join(dir, "config.json"), string(b))
+		t.Setenv("DOCKER_CONFIG", dir)
+		c, err := New(ref, Options{Keychain: authn.DefaultKeychain, Pool: NewPool(http.DefaultTransport), Retry: Retry{Attempts: 1}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, p := range c.peers {
+			if _, cred, err := p.credential(context.Background()); err != nil && strings.Contains(err.Error(), secret) || strings.Contains(cred.String(), secret) && cred.User != secret {
+				t.Errorf("a secret is told: %v, %v", cred, err)
+			}
+		}
+	})
 }

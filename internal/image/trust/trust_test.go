@@ -1,9 +1,16 @@
 package trust
 
 import (
+	"bytes"
+	"crypto/ed25519"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/pem"
 	"errors"
 	"strings"
 	"testing"
+
+	"github.com/opencontainers/go-digest"
 
 	"github.com/11f9778f/berth/internal/image/reference"
 )
@@ -98,6 +105,44 @@ func FuzzParse(f *testing.F) {
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if p, err := Parse(b); err == nil && len(p.fallback) == 0 {
 			t.Error("a policy without a default")
+		}
+	})
+}
+
+// Whatever a key has signed, an image is let in only by a document that names it.
+func FuzzPayload(f *testing.F) {
+	pub, priv, err := ed25519.GenerateKey(bytes.NewReader(make([]byte, 64)))
+	if err != nil {
+		f.Fatal(err)
+	}
+	der, err := x509.MarshalPKIXPublicKey(pub)
+	if err != nil {
+		f.Fatal(err)
+	}
+	key := base64.StdEncoding.EncodeToString(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}))
+	p, err := Parse([]byte(`{"default":[{"type":"sigstoreSigned","keyData":"` + key + `","signedIdentity":{"type":"matchRepository"}}]}`))
+	if err != nil {
+		f.Fatal(err)
+	}
+	image, err := reference.Parse("registry.example/app:1")
+	if err != nil {
+		f.Fatal(err)
+	}
+	d := digest.FromString("the image")
+	good := `{"critical":{"identity":{"docker-reference":"registry.example/app"},"image":{"docker-manifest-digest":"` + d.String() + `"},"type":"` + payloadType + `"}}`
+	if err := p.Check(image, []digest.Digest{d}, []Signature{{[]byte(good), ed25519.Sign(priv, []byte(good))}}); err != nil {
+		f.Fatal(err)
+	}
+	for _, seed := range []string{good, `{}`, `[]`, `{"critical":null}`, `{"critical":{"image":{"docker-manifest-digest":"x"}}}`, strings.Repeat("[", 10_000)} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		err := p.Check(image, []digest.Digest{d}, []Signature{{b, ed25519.Sign(priv, b)}})
+		if err == nil && !bytes.Contains(b, []byte(d.Encoded()[:8])) && !bytes.Contains(b, []byte("\\u")) {
+			t.Errorf("let in by %q", b)
+		}
+		if err != nil && !errors.Is(err, ErrRejected) {
+			t.Errorf("of no kind: %v", err)
 		}
 	})
 }
