@@ -210,19 +210,20 @@ func samePage(t *testing.T, path, want string) {
 	}
 }
 
-// testNames finds the tests of the whole project, and the checks of test/criconformance.
+// testNames finds the tests of the whole project and the packages that have some, and the checks of test/criconformance.
 func testNames(t *testing.T) map[string]bool {
 	t.Helper()
 	out := map[string]bool{}
 	test := regexp.MustCompile(`(?m)^func ((?:Test|Fuzz)\w+)\(`)
 	check := regexp.MustCompile(`(?m)^\t\t\{"([^"]+)", \w+\},$`)
-	for _, dir := range []string{"..", "../../test", "../../cmd"} {
+	for _, dir := range []string{"../../internal", "../../test", "../../cmd"} {
 		err := filepath.WalkDir(dir, func(path string, _ os.DirEntry, err error) error {
 			if err != nil || !strings.HasSuffix(path, ".go") {
 				return err
 			}
 			src, err := os.ReadFile(path)
 			if strings.HasSuffix(path, "_test.go") {
+				out[strings.TrimPrefix(filepath.Dir(path), "../../")] = true
 				for _, m := range test.FindAllStringSubmatch(string(src), -1) {
 					out[m[1]] = true
 				}
