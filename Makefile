@@ -20,7 +20,7 @@ DEPGUARD    := github.com/OpenPeeDeeP/depguard/v2/cmd/depguard@v2.3.0
 
 build: ## static binaries in bin/
 	$(GOBUILD) -tags nri_no_wasm -o bin/ ./cmd/berth # plugins are processes here, no WebAssembly
-	$(GOBUILD) -tags no_grpc -o bin/ ./cmd/containerd-shim-berth-v1 # ttrpc alone: half the size
+	$(GOBUILD) -o bin/ ./cmd/containerd-shim-berth-v1
 	$(GOBUILD) -o bin/ ./cmd/berth-oci
 
 # The example pod in a root and a run directory of its own: nothing is left behind. On a terminal it

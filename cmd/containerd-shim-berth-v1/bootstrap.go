@@ -4,12 +4,9 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"strings"
 
-	bootstrapv1 "github.com/containerd/containerd/api/runtime/bootstrap/v1"
-	runcoptions "github.com/containerd/containerd/api/types/runc/options"
-	"google.golang.org/protobuf/proto"
-	"google.golang.org/protobuf/types/known/anypb"
+	"github.com/11f9778f/berth/internal/shim/api/containerd"
+	"github.com/11f9778f/berth/internal/shim/wire"
 )
 
 // maxBootstrap bounds what `start` reads from standard input.
@@ -38,30 +35,30 @@ func parseBootstrap(raw []byte, f flags) (b bootstrap, err error) {
 	if len(raw) > maxBootstrap {
 		return b, fmt.Errorf("bootstrap parameters are longer than %d bytes", maxBootstrap)
 	}
-	var p bootstrapv1.BootstrapParams
+	var p containerd.BootstrapParams
 	// Bare options may happen to be valid BootstrapParams: those name us.
-	if proto.Unmarshal(raw, &p) == nil && p.InstanceID == f.id && p.Namespace == f.namespace {
-		b.events = p.ContainerdTtrpcAddress
+	if wire.Unmarshal(raw, &p) == nil && p.InstanceID == f.id && p.Namespace == f.namespace {
+		b.events = p.ContainerdTTRPCAddress
 		for _, e := range p.Extensions {
-			if err := b.option(e.GetValue()); err != nil {
+			if err := b.option(e.Value); err != nil {
 				return b, err
 			}
 		}
 		return b, nil
 	}
-	var a anypb.Any
-	if proto.Unmarshal(raw, &a) != nil {
+	var a wire.Any
+	if wire.Unmarshal(raw, &a) != nil {
 		return b, nil // not a message of containerd's that this shim knows: nothing in it is needed
 	}
 	return b, b.option(&a)
 }
 
-func (b *bootstrap) option(a *anypb.Any) error {
-	if !strings.HasSuffix(a.GetTypeUrl(), "containerd.runc.v1.Options") {
+func (b *bootstrap) option(a *wire.Any) error {
+	if a.Type() != "containerd.runc.v1.Options" {
 		return nil
 	}
-	var o runcoptions.Options
-	if err := proto.Unmarshal(a.Value, &o); err != nil {
+	var o containerd.RuncOptions
+	if err := wire.Unmarshal(a.Value, &o); err != nil {
 		return fmt.Errorf("runtime options: %w", err)
 	}
 	b.shimCgroup = o.ShimCgroup

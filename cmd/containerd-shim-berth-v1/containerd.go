@@ -14,18 +14,14 @@ import (
 	"syscall"
 	"time"
 
-	taskv3 "github.com/containerd/containerd/api/runtime/task/v3"
-	"github.com/containerd/containerd/api/types"
-	"google.golang.org/protobuf/proto"
-	"google.golang.org/protobuf/types/known/anypb"
-	"google.golang.org/protobuf/types/known/timestamppb"
-
 	"github.com/11f9778f/berth/internal/engine"
 	"github.com/11f9778f/berth/internal/engine/cgroup"
 	"github.com/11f9778f/berth/internal/shim/api"
+	"github.com/11f9778f/berth/internal/shim/api/containerd"
 	"github.com/11f9778f/berth/internal/shim/launch"
 	"github.com/11f9778f/berth/internal/shim/server"
 	"github.com/11f9778f/berth/internal/shim/state"
+	"github.com/11f9778f/berth/internal/shim/wire"
 	"github.com/11f9778f/berth/internal/sys"
 )
 
@@ -162,11 +158,7 @@ func remove(ctx context.Context, f flags) error {
 			return fmt.Errorf("delete: %w", err)
 		}
 	}
-	b, err := proto.Marshal(&taskv3.DeleteResponse{ExitStatus: 128 + uint32(syscall.SIGKILL), ExitedAt: timestamppb.Now()})
-	if err != nil {
-		return fmt.Errorf("delete: %w", err)
-	}
-	_, err = os.Stdout.Write(b)
+	_, err = os.Stdout.Write(wire.Marshal(&containerd.DeleteResponse{ExitStatus: 128 + uint32(syscall.SIGKILL), ExitedAt: time.Now()}))
 	return err
 }
 
@@ -210,13 +202,9 @@ func info() error {
 	if err != nil {
 		return err
 	}
-	b, err := proto.Marshal(&types.RuntimeInfo{
-		Name: "io.containerd.berth.v1", Version: &types.RuntimeVersion{Version: version()},
-		Features: &anypb.Any{TypeUrl: "types.containerd.io/opencontainers/runtime-spec/1/features/Features", Value: features},
-	})
-	if err != nil {
-		return err
-	}
-	_, err = os.Stdout.Write(b)
+	_, err = os.Stdout.Write(wire.Marshal(&containerd.RuntimeInfo{
+		Name: "io.containerd.berth.v1", Version: &containerd.RuntimeVersion{Version: version()},
+		Features: &wire.Any{TypeURL: "types.containerd.io/opencontainers/runtime-spec/1/features/Features", Value: features},
+	}))
 	return err
 }

@@ -16,7 +16,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/11f9778f/berth/internal/runtime"
-	"github.com/11f9778f/berth/internal/shim/api"
+	"github.com/11f9778f/berth/internal/shim/api/pb"
 	"github.com/11f9778f/berth/internal/trace"
 )
 
@@ -66,7 +66,7 @@ func (f *foreign) RemoveSandbox(ctx context.Context, id string) error {
 
 // CreateTask makes the FIFOs, and then the container with them.
 func (f *foreign) CreateTask(ctx context.Context, t runtime.Task) (int, error) {
-	req, err := taskRequest(t, &api.CreateOptions{SandboxId: t.Sandbox, StdinOnce: t.StdinOnce, Foreign: true})
+	req, err := taskRequest(t, &pb.CreateOptions{SandboxId: t.Sandbox, StdinOnce: t.StdinOnce, Foreign: true})
 	if err != nil {
 		return 0, err
 	}
@@ -96,7 +96,7 @@ func (f *foreign) CreateTask(ctx context.Context, t runtime.Task) (int, error) {
 // clears away.
 func (f *foreign) DeleteTask(ctx context.Context, id string) error {
 	bundle := ""
-	if list, err := f.kept(ctx, func(c *api.Container) bool { return c.Id == id }); err == nil && len(list) > 0 {
+	if list, err := f.kept(ctx, func(c *pb.Container) bool { return c.Id == id }); err == nil && len(list) > 0 {
 		bundle = list[0].Bundle
 	}
 	err := f.deleteForeign(ctx, id)
@@ -134,12 +134,12 @@ func (f *foreign) deleteForeign(ctx context.Context, id string) error {
 }
 
 // kept lists what our own shim keeps for the foreign one.
-func (f *foreign) kept(ctx context.Context, wanted func(*api.Container) bool) ([]*api.Container, error) {
-	resp, err := f.own.c.Berth().List(ctx, &api.ListRequest{})
+func (f *foreign) kept(ctx context.Context, wanted func(*pb.Container) bool) ([]*pb.Container, error) {
+	resp, err := f.own.c.Berth().List(ctx, &pb.ListRequest{})
 	if err != nil {
 		return nil, native(err)
 	}
-	var out []*api.Container
+	var out []*pb.Container
 	for _, c := range resp.Containers {
 		if wanted(c) {
 			out = append(out, c)
@@ -151,7 +151,7 @@ func (f *foreign) kept(ctx context.Context, wanted func(*api.Container) bool) ([
 // Tasks lists the sandbox's containers: those that our own shim knows, as the foreign one sees them. One of which that
 // knows nothing any more is left out, unless its end was told before.
 func (f *foreign) Tasks(ctx context.Context, sandboxID string) ([]runtime.TaskState, error) {
-	list, err := f.kept(ctx, func(c *api.Container) bool { return c.SandboxId == sandboxID })
+	list, err := f.kept(ctx, func(c *pb.Container) bool { return c.SandboxId == sandboxID })
 	if err != nil {
 		return nil, err
 	}
@@ -175,7 +175,7 @@ func (f *foreign) Tasks(ctx context.Context, sandboxID string) ([]runtime.TaskSt
 		}
 		state.Paused = st.Status == tasktypes.Status_PAUSED
 		if st.Status == tasktypes.Status_STOPPED {
-			state.Exit = f.ended(ctx, c.Id, &api.Exit{Code: st.ExitStatus, At: st.ExitedAt})
+			state.Exit = f.ended(ctx, c.Id, &pb.Exit{Code: st.ExitStatus, At: st.ExitedAt})
 		}
 		out = append(out, state)
 	}
@@ -183,13 +183,13 @@ func (f *foreign) Tasks(ctx context.Context, sandboxID string) ([]runtime.TaskSt
 }
 
 // ended tells our own shim how a container did, which returns when its output is in the log.
-func (f *foreign) ended(ctx context.Context, id string, x *api.Exit) runtime.Exit {
+func (f *foreign) ended(ctx context.Context, id string, x *pb.Exit) runtime.Exit {
 	if x.At == nil {
 		x.At = timestamppb.Now()
 	}
 	ctx, cancel := context.WithTimeout(ctx, endTimeout)
 	defer cancel()
-	if _, err := f.own.c.Berth().End(ctx, &api.EndRequest{Id: id, Exit: x}); err != nil {
+	if _, err := f.own.c.Berth().End(ctx, &pb.EndRequest{Id: id, Exit: x}); err != nil {
 		return runtime.Exit{Code: int(x.Code), At: x.At.AsTime(), Reason: "the last of its output may be missing: " + err.Error()}
 	}
 	return exitOf(x)

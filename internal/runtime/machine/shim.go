@@ -22,6 +22,7 @@ import (
 
 	"github.com/11f9778f/berth/internal/runtime"
 	"github.com/11f9778f/berth/internal/shim/api"
+	"github.com/11f9778f/berth/internal/shim/api/pb"
 	"github.com/11f9778f/berth/internal/shim/client"
 	"github.com/11f9778f/berth/internal/trace"
 )
@@ -47,7 +48,7 @@ func anyOf(m proto.Message) (*anypb.Any, error) {
 
 // CreateSandbox has the shim pin the pod's namespaces and returns their paths.
 func (s *shim) CreateSandbox(ctx context.Context, r runtime.ShimSandbox) (place runtime.SandboxPlace, err error) {
-	opts, err := anyOf(&api.SandboxOptions{
+	opts, err := anyOf(&pb.SandboxOptions{
 		Hostname: r.Hostname, Sysctls: r.Sysctls, HostIpc: !r.IPC, HostUts: !r.UTS, CgroupParent: r.Cgroup,
 	})
 	if err != nil {
@@ -79,7 +80,7 @@ func (s *shim) RemoveSandbox(ctx context.Context, id string) error {
 
 // CreateTask makes a container that waits for StartTask.
 func (s *shim) CreateTask(ctx context.Context, t runtime.Task) (int, error) {
-	req, err := taskRequest(t, &api.CreateOptions{SandboxId: t.Sandbox, StdinOnce: t.StdinOnce, Criu: t.CRIU})
+	req, err := taskRequest(t, &pb.CreateOptions{SandboxId: t.Sandbox, StdinOnce: t.StdinOnce, Criu: t.CRIU})
 	if err != nil {
 		return 0, err
 	}
@@ -91,7 +92,7 @@ func (s *shim) CreateTask(ctx context.Context, t runtime.Task) (int, error) {
 }
 
 // taskRequest is the request for a container of Berth's own shim.
-func taskRequest(t runtime.Task, o *api.CreateOptions) (*taskv3.CreateTaskRequest, error) {
+func taskRequest(t runtime.Task, o *pb.CreateOptions) (*taskv3.CreateTaskRequest, error) {
 	opts, err := anyOf(o)
 	if err != nil {
 		return nil, err
@@ -182,7 +183,7 @@ func (s *shim) ResumeTask(ctx context.Context, id string) error {
 
 // CheckpointTask has the shim run CRIU.
 func (s *shim) CheckpointTask(ctx context.Context, id, dir, criu string) error {
-	opts, err := anyOf(&api.CheckpointOptions{Criu: criu})
+	opts, err := anyOf(&pb.CheckpointOptions{Criu: criu})
 	if err != nil {
 		return err
 	}
@@ -195,7 +196,7 @@ func (s *shim) Restores() bool { return s.c.Berth() != nil }
 
 // Tasks lists the sandbox's containers.
 func (s *shim) Tasks(ctx context.Context, sandboxID string) ([]runtime.TaskState, error) {
-	resp, err := s.c.Berth().List(ctx, &api.ListRequest{SandboxIds: []string{sandboxID}})
+	resp, err := s.c.Berth().List(ctx, &pb.ListRequest{SandboxIds: []string{sandboxID}})
 	if err != nil {
 		return nil, native(err)
 	}
@@ -205,9 +206,9 @@ func (s *shim) Tasks(ctx context.Context, sandboxID string) ([]runtime.TaskState
 			continue
 		}
 		out = append(out, runtime.TaskState{
-			ID: c.Id, Pid: int(c.Pid), Exit: exitOf(c.Exit), Paused: c.Status == api.Status_STATUS_PAUSED,
-			Created: c.Status == api.Status_STATUS_CREATED,
-			Running: c.Status == api.Status_STATUS_RUNNING || c.Status == api.Status_STATUS_PAUSED,
+			ID: c.Id, Pid: int(c.Pid), Exit: exitOf(c.Exit), Paused: c.Status == pb.Status_STATUS_PAUSED,
+			Created: c.Status == pb.Status_STATUS_CREATED,
+			Running: c.Status == pb.Status_STATUS_RUNNING || c.Status == pb.Status_STATUS_PAUSED,
 		})
 	}
 	return out, nil
@@ -215,7 +216,7 @@ func (s *shim) Tasks(ctx context.Context, sandboxID string) ([]runtime.TaskState
 
 // TaskTrace returns the shim's spans of a start.
 func (s *shim) TaskTrace(ctx context.Context, id string) ([]trace.Span, error) {
-	resp, err := s.c.Berth().Trace(ctx, &api.TraceRequest{Id: id})
+	resp, err := s.c.Berth().Trace(ctx, &pb.TraceRequest{Id: id})
 	if err != nil {
 		return nil, native(err)
 	}
@@ -228,7 +229,7 @@ func (s *shim) TaskTrace(ctx context.Context, id string) ([]trace.Span, error) {
 
 // ReopenLog has the log written to a new file.
 func (s *shim) ReopenLog(ctx context.Context, id string) error {
-	_, err := s.c.Berth().ReopenLog(ctx, &api.ReopenLogRequest{Id: id})
+	_, err := s.c.Berth().ReopenLog(ctx, &pb.ReopenLogRequest{Id: id})
 	return native(err)
 }
 
@@ -291,7 +292,7 @@ func streamsOf(s runtime.Streams) (_ client.Streams, stop func()) {
 	return out, func() { close(done) }
 }
 
-func exitOf(x *api.Exit) runtime.Exit {
+func exitOf(x *pb.Exit) runtime.Exit {
 	if x == nil {
 		return runtime.Exit{}
 	}

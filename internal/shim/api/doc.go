@@ -1,11 +1,12 @@
-// Package api holds the messages and the ttrpc client and server stubs of berth.shim.v1, the service
-// that Berth's shim offers beside containerd's Task v3 and Sandbox v1; shim.proto is its manual.
+// Package api holds the messages of berth.shim.v1, the service that Berth's shim offers beside
+// containerd's Task v3 and Sandbox v1; shim.proto is its manual.
 //
 // It also names what both ends must agree on and no protocol buffer says: the schemes of stdio URIs, and
 // the files in a group's directory (package state reads and writes them).
 package api
 
-//go:generate protoc --go_out=. --go_opt=paths=source_relative --go-ttrpc_out=. --go-ttrpc_opt=paths=source_relative shim.proto
+// Service is the service's name.
+const Service = "berth.shim.v1.Shim"
 
 // Schemes of the stdin, stdout and stderr of Task.Create and Task.Exec that only Berth's shim knows. A
 // plain path is a FIFO, as the standard has it.

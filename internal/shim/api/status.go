@@ -1,21 +1,30 @@
 package api
 
-import tasktypes "github.com/containerd/containerd/api/types/task"
+import "github.com/11f9778f/berth/internal/shim/api/containerd"
 
-// TaskStopped is the status of a task that has ended.
-const TaskStopped = tasktypes.Status_STOPPED
+// Status is what a container does.
+type Status int32
+
+// The statuses of a container.
+const (
+	StatusUnknown Status = iota
+	StatusCreated
+	StatusRunning
+	StatusPaused
+	StatusStopped
+)
 
 // StatusOf translates a status of containerd's task API, whose numbers differ from ours.
-func StatusOf(s tasktypes.Status) Status {
+func StatusOf(s containerd.Status) Status {
 	switch s {
-	case tasktypes.Status_CREATED:
-		return Status_STATUS_CREATED
-	case tasktypes.Status_RUNNING:
-		return Status_STATUS_RUNNING
-	case tasktypes.Status_PAUSED, tasktypes.Status_PAUSING:
-		return Status_STATUS_PAUSED
-	case tasktypes.Status_STOPPED:
-		return Status_STATUS_STOPPED
+	case containerd.StatusCreated:
+		return StatusCreated
+	case containerd.StatusRunning:
+		return StatusRunning
+	case containerd.StatusPaused, containerd.StatusPausing:
+		return StatusPaused
+	case containerd.StatusStopped:
+		return StatusStopped
 	}
-	return Status_STATUS_UNKNOWN
+	return StatusUnknown
 }

@@ -18,6 +18,7 @@ import (
 	"google.golang.org/protobuf/types/known/emptypb"
 
 	"github.com/11f9778f/berth/internal/shim/api"
+	"github.com/11f9778f/berth/internal/shim/api/pb"
 )
 
 // eventsSocket is the name of the socket that shims send their events to.
@@ -77,7 +78,7 @@ func translate(env *types.Envelope) (Event, bool) {
 			return ev, false
 		}
 		ev.Kind, ev.ContainerID, ev.Pid = EventExit, m.ContainerID, int(m.Pid)
-		ev.Exit = &api.Exit{Code: m.ExitStatus, At: m.ExitedAt}
+		ev.Exit = &pb.Exit{Code: m.ExitStatus, At: m.ExitedAt}
 		if m.ID != m.ContainerID {
 			ev.ExecID = m.ID
 		}

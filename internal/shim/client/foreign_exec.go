@@ -16,7 +16,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"google.golang.org/protobuf/types/known/anypb"
 
-	"github.com/11f9778f/berth/internal/shim/api"
+	"github.com/11f9778f/berth/internal/shim/api/pb"
 	"github.com/11f9778f/berth/internal/sys"
 )
 
@@ -42,7 +42,7 @@ type foreignExec struct {
 }
 
 // execForeign runs a process and returns when it has ended; when ctx ends first it is killed, and the error is ctx's.
-func (s *Shim) execForeign(ctx context.Context, id, execID string, p *specs.Process, streams Streams) (*api.Exit, error) {
+func (s *Shim) execForeign(ctx context.Context, id, execID string, p *specs.Process, streams Streams) (*pb.Exit, error) {
 	spec, err := json.Marshal(p)
 	if err != nil {
 		return nil, err
@@ -76,7 +76,7 @@ func (s *Shim) execForeign(ctx context.Context, id, execID string, p *specs.Proc
 		e.kill()
 		return nil, errors.Join(ctx.Err(), err)
 	}
-	return &api.Exit{Code: r.ExitStatus, At: r.ExitedAt}, nil
+	return &pb.Exit{Code: r.ExitStatus, At: r.ExitedAt}, nil
 }
 
 // openStreams makes the FIFOs and begins to read.
@@ -212,7 +212,7 @@ func (e *foreignExec) close() {
 }
 
 // execSyncForeign is ExecSync over execForeign.
-func (s *Shim) execSyncForeign(ctx context.Context, id string, p *specs.Process, timeout time.Duration, limit int64) (*api.ExecSyncResponse, error) {
+func (s *Shim) execSyncForeign(ctx context.Context, id string, p *specs.Process, timeout time.Duration, limit int64) (*pb.ExecSyncResponse, error) {
 	if limit <= 0 || limit > maxOutput {
 		limit = maxOutput
 	}
@@ -223,9 +223,9 @@ func (s *Shim) execSyncForeign(ctx context.Context, id string, p *specs.Process,
 	}
 	out, errs := &kept{limit: limit}, &kept{limit: limit}
 	exit, err := s.execForeign(ctx, id, "sync-"+newGroupID(), p, Streams{Stdout: out, Stderr: errs})
-	r := &api.ExecSyncResponse{Stdout: out.b, Stderr: errs.b, Truncated: out.cut || errs.cut, Exit: exit}
+	r := &pb.ExecSyncResponse{Stdout: out.b, Stderr: errs.b, Truncated: out.cut || errs.cut, Exit: exit}
 	if err != nil && timeout > 0 && errors.Is(err, context.DeadlineExceeded) {
-		r.TimedOut, r.Exit = true, &api.Exit{Code: 128 + uint32(syscall.SIGKILL), Signal: uint32(syscall.SIGKILL)}
+		r.TimedOut, r.Exit = true, &pb.Exit{Code: 128 + uint32(syscall.SIGKILL), Signal: uint32(syscall.SIGKILL)}
 		return r, nil
 	}
 	if err != nil {

@@ -27,6 +27,7 @@ import (
 	"github.com/11f9778f/berth/internal/engine"
 	"github.com/11f9778f/berth/internal/engine/cgroup"
 	"github.com/11f9778f/berth/internal/shim/api"
+	"github.com/11f9778f/berth/internal/shim/api/pb"
 )
 
 const busybox = "/usr/bin/busybox"
@@ -38,7 +39,7 @@ var buildShim = sync.OnceValues(func() (string, error) {
 		return "", err
 	}
 	bin := filepath.Join(dir, DefaultBinary)
-	build := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-tags", "no_grpc", "-o", bin, "github.com/11f9778f/berth/cmd/containerd-shim-berth-v1")
+	build := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", bin, "github.com/11f9778f/berth/cmd/containerd-shim-berth-v1")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0") // as it is shipped
 	out, err := build.CombinedOutput()
 	if err != nil {
@@ -199,7 +200,7 @@ func (b *bench) sandbox(id string) *Shim {
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	o, _ := anypb.New(&api.SandboxOptions{Hostname: id})
+	o, _ := anypb.New(&pb.SandboxOptions{Hostname: id})
 	if _, err := s.Sandbox().CreateSandbox(b.ctx(), &sandboxv1.CreateSandboxRequest{SandboxID: id, Options: o}); err != nil {
 		b.t.Fatal(err)
 	}
@@ -252,7 +253,7 @@ func (b *bench) create(s *Shim, c ctr) error {
 	}
 	if c.stdin {
 		r.Stdin = api.SchemeAttach
-		r.Options, _ = anypb.New(&api.CreateOptions{StdinOnce: true})
+		r.Options, _ = anypb.New(&pb.CreateOptions{StdinOnce: true})
 	}
 	_, err := s.Task().Create(b.ctx(), r)
 	return err
@@ -354,9 +355,9 @@ func exitOf(id string) func(Event) bool {
 
 func kindOf(k EventKind) func(Event) bool { return func(e Event) bool { return e.Kind == k } }
 
-func (b *bench) state(s *Shim, id string) *api.Container {
+func (b *bench) state(s *Shim, id string) *pb.Container {
 	b.t.Helper()
-	list, err := s.Berth().List(b.ctx(), &api.ListRequest{})
+	list, err := s.Berth().List(b.ctx(), &pb.ListRequest{})
 	if err != nil {
 		b.t.Fatal(err)
 	}

@@ -16,7 +16,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/11f9778f/berth/internal/engine"
-	"github.com/11f9778f/berth/internal/shim/api"
+	"github.com/11f9778f/berth/internal/shim/api/pb"
 	"github.com/11f9778f/berth/internal/shim/state"
 )
 
@@ -26,7 +26,7 @@ func statusError(resp *ttrpc.Response) error { return status.ErrorProto(resp.Sta
 func (s *Shim) hello(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
-	r, err := s.Berth().Hello(ctx, &api.HelloRequest{EventsAddress: s.g.m.events.address})
+	r, err := s.Berth().Hello(ctx, &pb.HelloRequest{EventsAddress: s.g.m.events.address})
 	if errors.Is(err, context.DeadlineExceeded) {
 		return nil // it is stuck, and known to be; it will hear when it wakes
 	}
@@ -41,12 +41,12 @@ func (s *Shim) hello(ctx context.Context) error {
 
 // reportEnded reports the containers that have ended: events that a dead shim had not sent are lost with it.
 func (s *Shim) reportEnded(ctx context.Context) error {
-	list, err := s.Berth().List(ctx, &api.ListRequest{})
+	list, err := s.Berth().List(ctx, &pb.ListRequest{})
 	if err != nil {
 		return fmt.Errorf("list containers of shim %s: %w", s.g.id, err)
 	}
 	for _, c := range list.Containers {
-		if c.Status == api.Status_STATUS_STOPPED {
+		if c.Status == pb.Status_STATUS_STOPPED {
 			s.g.m.out.put(Event{
 				Kind: EventExit, Time: time.Now(), Group: s.g.id, ContainerID: c.Id, Pid: int(c.Pid), Exit: c.Exit,
 			})
@@ -77,7 +77,7 @@ func (s *Shim) release(ctx context.Context, sandboxID string) error {
 // shutdown ends the shim. Nobody is assigned to it, so what it may still keep belongs to nobody.
 func (s *Shim) shutdown(ctx context.Context) error {
 	if !s.g.rec.Foreign {
-		list, err := s.Berth().List(ctx, &api.ListRequest{})
+		list, err := s.Berth().List(ctx, &pb.ListRequest{})
 		if err != nil {
 			return fmt.Errorf("shut down shim: %w", err)
 		}

@@ -17,6 +17,7 @@ import (
 	"github.com/containerd/errdefs"
 
 	"github.com/11f9778f/berth/internal/shim/api"
+	"github.com/11f9778f/berth/internal/shim/api/pb"
 )
 
 func TestRun(t *testing.T) {
@@ -25,7 +26,7 @@ func TestRun(t *testing.T) {
 	if err := b.create(s, ctr{id: "c1", sandbox: "pod1", args: []string{"sh", "-c", "echo out; echo err >&2; printf rest; exit 3"}}); err != nil {
 		t.Fatal(err)
 	}
-	if c := b.state(s, "c1"); c.Status != api.Status_STATUS_CREATED || c.Pid == 0 || c.SandboxId != "pod1" {
+	if c := b.state(s, "c1"); c.Status != pb.Status_STATUS_CREATED || c.Pid == 0 || c.SandboxId != "pod1" {
 		t.Errorf("created: %v", c)
 	}
 	if _, err := s.Task().Start(b.ctx(), &taskv3.StartRequest{ID: "c1"}); err != nil {
@@ -96,7 +97,7 @@ func TestCreateIsUndone(t *testing.T) {
 
 func (b *bench) remains(s *Shim, n int) {
 	b.t.Helper()
-	list, err := s.Berth().List(b.ctx(), &api.ListRequest{})
+	list, err := s.Berth().List(b.ctx(), &pb.ListRequest{})
 	if err != nil || len(list.Containers) != n {
 		b.t.Errorf("%d containers remain, want %d (%v)", len(list.GetContainers()), n, err)
 	}
@@ -177,7 +178,7 @@ func TestExecEndsWithItsClient(t *testing.T) {
 	b := newBench(t)
 	s := b.sandbox("pod1")
 	b.run(s, ctr{id: "c1", sandbox: "pod1", args: []string{"sleep", "1000"}})
-	r, err := s.Berth().Exec(b.ctx(), &api.ExecRequest{Id: "c1", ExecId: "e", Process: []byte(`{"args":["sleep","999"],"cwd":"/","env":["PATH=/bin"]}`), Stdout: true})
+	r, err := s.Berth().Exec(b.ctx(), &pb.ExecRequest{Id: "c1", ExecId: "e", Process: []byte(`{"args":["sleep","999"],"cwd":"/","env":["PATH=/bin"]}`), Stdout: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -304,17 +305,17 @@ func TestPauseStatsPids(t *testing.T) {
 	if _, err := s.Task().Pause(b.ctx(), &taskv3.PauseRequest{ID: "c1"}); err != nil {
 		t.Fatal(err)
 	}
-	if c := b.state(s, "c1"); c.Status != api.Status_STATUS_PAUSED {
+	if c := b.state(s, "c1"); c.Status != pb.Status_STATUS_PAUSED {
 		t.Errorf("%v", c)
 	}
 	if _, err := s.Task().Resume(b.ctx(), &taskv3.ResumeRequest{ID: "c1"}); err != nil {
 		t.Fatal(err)
 	}
-	st, err := s.Berth().Stats(b.ctx(), &api.StatsRequest{})
+	st, err := s.Berth().Stats(b.ctx(), &pb.StatsRequest{})
 	if err != nil || len(st.Containers) != 1 || st.Containers[0].MemoryUsage == 0 || st.Containers[0].Pids != 1 {
 		t.Errorf("%v, %v", st, err)
 	}
-	tr, err := s.Berth().Trace(b.ctx(), &api.TraceRequest{Id: "c1"})
+	tr, err := s.Berth().Trace(b.ctx(), &pb.TraceRequest{Id: "c1"})
 	if err != nil || len(tr.Spans) < 4 {
 		t.Errorf("%v, %v", tr, err)
 	}

@@ -17,7 +17,7 @@ import (
 	"github.com/containerd/ttrpc"
 	"google.golang.org/protobuf/types/known/emptypb"
 
-	"github.com/11f9778f/berth/internal/shim/api"
+	"github.com/11f9778f/berth/internal/shim/api/pb"
 	"github.com/11f9778f/berth/internal/shim/state"
 	"github.com/11f9778f/berth/internal/sys"
 )
@@ -71,11 +71,11 @@ func (s *Shim) Sandbox() sandboxv1.TTRPCSandboxService {
 }
 
 // Berth is our own service, nil for a foreign shim.
-func (s *Shim) Berth() api.ShimService {
+func (s *Shim) Berth() pb.ShimService {
 	if s.g.rec.Foreign {
 		return nil
 	}
-	return api.NewShimClient(s.front)
+	return pb.NewShimClient(s.front)
 }
 
 // call is a request on its way from front to the living connection, through the connection's interceptor.

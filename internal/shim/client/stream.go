@@ -19,6 +19,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/11f9778f/berth/internal/shim/api"
+	"github.com/11f9778f/berth/internal/shim/api/pb"
 )
 
 // Size is a terminal's size in characters.
@@ -34,7 +35,7 @@ type Streams struct {
 
 // ExecSync runs a process in a container and returns its output and exit. timeout 0 means none, limit 0
 // the most that is possible (16 MiB a stream).
-func (s *Shim) ExecSync(ctx context.Context, id string, p *specs.Process, timeout time.Duration, limit int64) (*api.ExecSyncResponse, error) {
+func (s *Shim) ExecSync(ctx context.Context, id string, p *specs.Process, timeout time.Duration, limit int64) (*pb.ExecSyncResponse, error) {
 	if s.g.rec.Foreign {
 		return s.execSyncForeign(ctx, id, p, timeout, limit)
 	}
@@ -48,7 +49,7 @@ func (s *Shim) ExecSync(ctx context.Context, id string, p *specs.Process, timeou
 	}
 	ctx, cancel := context.WithTimeout(ctx, most)
 	defer cancel()
-	r, err := s.Berth().ExecSync(ctx, &api.ExecSyncRequest{Id: id, Process: spec, TimeoutNs: int64(timeout), Limit: limit})
+	r, err := s.Berth().ExecSync(ctx, &pb.ExecSyncRequest{Id: id, Process: spec, TimeoutNs: int64(timeout), Limit: limit})
 	if err != nil {
 		return nil, err
 	}
@@ -76,7 +77,7 @@ func fetch(path string) ([]byte, error) {
 
 // Exec runs a process in a container with the caller's streams, and returns when it has ended. When ctx
 // ends first, the process is killed.
-func (s *Shim) Exec(ctx context.Context, id, execID string, p *specs.Process, streams Streams) (*api.Exit, error) {
+func (s *Shim) Exec(ctx context.Context, id, execID string, p *specs.Process, streams Streams) (*pb.Exit, error) {
 	if s.g.rec.Foreign {
 		return s.execForeign(ctx, id, execID, p, streams)
 	}
@@ -85,7 +86,7 @@ func (s *Shim) Exec(ctx context.Context, id, execID string, p *specs.Process, st
 	if err != nil {
 		return nil, fmt.Errorf("exec in container %s: %w", id, err)
 	}
-	r, err := s.Berth().Exec(ctx, &api.ExecRequest{
+	r, err := s.Berth().Exec(ctx, &pb.ExecRequest{
 		Id: id, ExecId: execID, Process: spec, Stdin: streams.Stdin != nil, Stdout: streams.Stdout != nil, Stderr: streams.Stderr != nil,
 	})
 	if err != nil {
@@ -124,11 +125,11 @@ func sized(ctx context.Context, p *specs.Process, sizes <-chan Size) *specs.Proc
 
 // Attach connects the caller's streams to the container's main process, until that ends (the exit is
 // returned) or ctx does.
-func (s *Shim) Attach(ctx context.Context, id string, streams Streams) (*api.Exit, error) {
+func (s *Shim) Attach(ctx context.Context, id string, streams Streams) (*pb.Exit, error) {
 	if s.g.rec.Foreign {
 		return nil, fmt.Errorf("attach to container %s: the shim is not Berth's own: %w", id, errdefs.ErrNotImplemented)
 	}
-	r, err := s.Berth().Attach(ctx, &api.AttachRequest{
+	r, err := s.Berth().Attach(ctx, &pb.AttachRequest{
 		Id: id, Stdin: streams.Stdin != nil, Stdout: streams.Stdout != nil, Stderr: streams.Stderr != nil,
 	})
 	if err != nil {
@@ -143,7 +144,7 @@ func (s *Shim) Attach(ctx context.Context, id string, streams Streams) (*api.Exi
 
 // stream carries data between the caller and the shim's stream socket until the process has ended. A caller's Stdin
 // that does not end keeps its own goroutine until its next Read returns.
-func stream(ctx context.Context, r *api.StreamResponse, streams Streams) (*api.Exit, error) {
+func stream(ctx context.Context, r *pb.StreamResponse, streams Streams) (*pb.Exit, error) {
 	conn, err := net.DialTimeout("unix", r.Address, 5*time.Second)
 	if err != nil {
 		return nil, err
@@ -207,7 +208,7 @@ func sendSizes(sizes <-chan Size, send func(byte, []byte) error, over <-chan str
 }
 
 // receive hands out what comes from the shim until the end.
-func receive(conn net.Conn, streams Streams) (*api.Exit, error) {
+func receive(conn net.Conn, streams Streams) (*pb.Exit, error) {
 	buf := make([]byte, api.MaxFrame)
 	for {
 		kind, p, err := api.ReadFrame(conn, buf)
@@ -227,7 +228,7 @@ func receive(conn net.Conn, streams Streams) (*api.Exit, error) {
 				return nil, err
 			}
 		case api.FrameExit:
-			var exit api.Exit
+			var exit pb.Exit
 			if err := proto.Unmarshal(p, &exit); err != nil {
 				return nil, err
 			}

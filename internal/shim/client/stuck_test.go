@@ -5,7 +5,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/11f9778f/berth/internal/shim/api"
+	"github.com/11f9778f/berth/internal/shim/api/pb"
 )
 
 // A stopped shim is replaced after a bound, though nobody calls it; its neighbours notice nothing, and its container loses
@@ -31,7 +31,7 @@ func TestStoppedShimIsReplaced(t *testing.T) {
 	if s.Pid() == old || syscall.Kill(old, 0) == nil {
 		t.Errorf("shim %d is still there", old)
 	}
-	if _, err := s.Berth().List(b.ctx(), &api.ListRequest{}); err != nil {
+	if _, err := s.Berth().List(b.ctx(), &pb.ListRequest{}); err != nil {
 		t.Error(err)
 	}
 	b.stopCounting("c1")

@@ -19,7 +19,7 @@ import (
 	taskv3 "github.com/containerd/containerd/api/runtime/task/v3"
 	"github.com/containerd/errdefs"
 
-	"github.com/11f9778f/berth/internal/shim/api"
+	"github.com/11f9778f/berth/internal/shim/api/pb"
 	"github.com/11f9778f/berth/internal/shim/launch"
 	"github.com/11f9778f/berth/internal/shim/state"
 )
@@ -87,7 +87,7 @@ func TestKilledShimIsReplaced(t *testing.T) {
 			t.Fatalf("the shim is still %d", old)
 		}
 		c := b.state(s, "c1")
-		if int(c.Pid) != pid || c.Status != api.Status_STATUS_RUNNING || !c.Adopted {
+		if int(c.Pid) != pid || c.Status != pb.Status_STATUS_RUNNING || !c.Adopted {
 			t.Fatalf("after the takeover: %v", c)
 		}
 	}
@@ -195,10 +195,10 @@ func TestDaemonRestart(t *testing.T) {
 	if e := b.event("exit", exitOf("c2")); e.Exit.Code != 7 {
 		t.Errorf("%v", e)
 	}
-	if c := b.state(s, "c2"); c.Status != api.Status_STATUS_STOPPED || c.Exit.Code != 7 {
+	if c := b.state(s, "c2"); c.Status != pb.Status_STATUS_STOPPED || c.Exit.Code != 7 {
 		t.Errorf("%v", c)
 	}
-	if c := b.state(s, "c1"); c.Status != api.Status_STATUS_RUNNING || c.Adopted {
+	if c := b.state(s, "c1"); c.Status != pb.Status_STATUS_RUNNING || c.Adopted {
 		t.Errorf("%v", c)
 	}
 	b.stopCounting("c1")
@@ -223,11 +223,11 @@ func TestDaemonAndShimKilled(t *testing.T) {
 	if !ok || s.Pid() == shimPid || s.Pid() == 0 {
 		t.Fatal("no successor")
 	}
-	if c := b.state(s, "c1"); c.Status != api.Status_STATUS_RUNNING || !c.Adopted {
+	if c := b.state(s, "c1"); c.Status != pb.Status_STATUS_RUNNING || !c.Adopted {
 		t.Errorf("%v", c)
 	}
 	// Nobody held a pidfd when this one ended: that it ended is known; how, only while its zombie is there.
-	b.until("end", func() bool { return b.state(s, "c2").Status == api.Status_STATUS_STOPPED })
+	b.until("end", func() bool { return b.state(s, "c2").Status == pb.Status_STATUS_STOPPED })
 	x := b.state(s, "c2").Exit
 	if unknown := x.Unknown && x.Code == 255 && x.Reason != ""; !unknown && (x.Unknown || x.Code != 7) {
 		t.Errorf("%v", x)
@@ -274,7 +274,7 @@ func TestKilledInCreate(t *testing.T) {
 				t.Fatalf("the call in flight: %v", err)
 			}
 			b.event("replacement", kindOf(EventShimReplaced))
-			list, err := s.Berth().List(b.ctx(), &api.ListRequest{})
+			list, err := s.Berth().List(b.ctx(), &pb.ListRequest{})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -327,7 +327,7 @@ func TestStoppedShimIsNoticed(t *testing.T) {
 	b.stop(s.Pid())
 	ctx, cancel := context.WithTimeout(context.Background(), 200*time.Millisecond)
 	defer cancel()
-	_, err := s.Berth().List(ctx, &api.ListRequest{})
+	_, err := s.Berth().List(ctx, &pb.ListRequest{})
 	if !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("%v", err)
 	}
@@ -381,13 +381,13 @@ func TestGarbageOnTheSockets(t *testing.T) {
 			t.Errorf("%v: %v", r, err)
 		}
 	}
-	if _, err := s.Berth().ExecSync(b.ctx(), &api.ExecSyncRequest{Id: "c1", Process: []byte("{")}); !errors.Is(err, errdefs.ErrInvalidArgument) {
+	if _, err := s.Berth().ExecSync(b.ctx(), &pb.ExecSyncRequest{Id: "c1", Process: []byte("{")}); !errors.Is(err, errdefs.ErrInvalidArgument) {
 		t.Error(err)
 	}
 	if _, err := s.Task().Exec(b.ctx(), &taskv3.ExecProcessRequest{ID: "c1", ExecID: "e"}); !errors.Is(err, errdefs.ErrInvalidArgument) {
 		t.Error(err)
 	}
-	if c := b.state(s, "c1"); c.Status != api.Status_STATUS_RUNNING {
+	if c := b.state(s, "c1"); c.Status != pb.Status_STATUS_RUNNING {
 		t.Errorf("%v", c)
 	}
 	b.remove(s, "c1")

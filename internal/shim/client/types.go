@@ -4,7 +4,7 @@ import (
 	"log/slog"
 	"time"
 
-	"github.com/11f9778f/berth/internal/shim/api"
+	"github.com/11f9778f/berth/internal/shim/api/pb"
 )
 
 // Config says where shims live and how they are started.
@@ -87,7 +87,7 @@ type Event struct {
 	ExecID      string
 	Pid         int
 	// Exit is set for EventExit.
-	Exit *api.Exit
+	Exit *pb.Exit
 	// Victims are the processes that the OOM killer has ended, for EventOOM, as far as the shim knows.
 	Victims []string
 	// Err is set for EventShimLost, if a successor could not be started.

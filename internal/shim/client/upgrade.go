@@ -15,7 +15,7 @@ import (
 	"github.com/containerd/ttrpc"
 	"google.golang.org/grpc/status"
 
-	"github.com/11f9778f/berth/internal/shim/api"
+	"github.com/11f9778f/berth/internal/shim/api/pb"
 	"github.com/11f9778f/berth/internal/shim/fdstore"
 )
 
@@ -95,7 +95,7 @@ func (g *group) upgrade(ctx context.Context, binary string) error {
 	}
 	ask, cancel := context.WithTimeout(ctx, returnTimeout)
 	defer cancel()
-	_, err := api.NewShimClient(conn).Upgrade(ask, &api.UpgradeRequest{Binary: binary})
+	_, err := pb.NewShimClient(conn).Upgrade(ask, &pb.UpgradeRequest{Binary: binary})
 	if !errors.Is(err, ttrpc.ErrClosed) { // it goes on as it is
 		g.shim.connected(&connection{conn, p.pid})
 		if _, ok := status.FromError(err); ok {
@@ -135,7 +135,7 @@ func (g *group) comeBack(ctx context.Context, p *process) error {
 		c.Close()
 		return fmt.Errorf("process %d answers in place of %d", pid, p.pid)
 	}
-	if _, err := api.NewShimClient(c.client).Hello(ctx, &api.HelloRequest{EventsAddress: g.m.events.address}); err != nil {
+	if _, err := pb.NewShimClient(c.client).Hello(ctx, &pb.HelloRequest{EventsAddress: g.m.events.address}); err != nil {
 		c.Close() // it was the old one, about to go
 		return err
 	}

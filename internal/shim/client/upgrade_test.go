@@ -13,7 +13,7 @@ import (
 
 	"github.com/containerd/errdefs"
 
-	"github.com/11f9778f/berth/internal/shim/api"
+	"github.com/11f9778f/berth/internal/shim/api/pb"
 )
 
 // install puts a copy of the shim into a folder of its own, as an installation does.
@@ -130,7 +130,7 @@ func TestUpgradeUnderLoad(t *testing.T) {
 	}
 	close(over)
 	busy.Wait()
-	if c := b.state(s, "c1"); int(c.Pid) != pid || c.Status != api.Status_STATUS_RUNNING {
+	if c := b.state(s, "c1"); int(c.Pid) != pid || c.Status != pb.Status_STATUS_RUNNING {
 		t.Errorf("after the upgrades: %v", c)
 	}
 	if c := b.state(s, "c4"); c.Exit.GetCode() != 7 {
@@ -197,7 +197,7 @@ func TestUpgradeToRubbish(t *testing.T) {
 			t.Errorf("%s: %v", binary, err)
 		}
 	}
-	if s.Pid() != shim || b.state(s, "c1").Status != api.Status_STATUS_RUNNING {
+	if s.Pid() != shim || b.state(s, "c1").Status != pb.Status_STATUS_RUNNING {
 		t.Error("the shim is not as it was")
 	}
 	b.remove(s, "c1")

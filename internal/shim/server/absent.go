@@ -10,12 +10,12 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/runtime-spec/specs-go"
-	"google.golang.org/protobuf/types/known/emptypb"
 
 	"github.com/11f9778f/berth/internal/engine"
 	"github.com/11f9778f/berth/internal/engine/cgroup"
 	"github.com/11f9778f/berth/internal/shim/api"
 	"github.com/11f9778f/berth/internal/shim/crilog"
+	"github.com/11f9778f/berth/internal/shim/wire"
 	"github.com/11f9778f/berth/internal/sys"
 )
 
@@ -86,8 +86,8 @@ func (a *absent) Exec(context.Context, engine.ExecOptions) (Process, error) {
 	return nil, errAbsent()
 }
 
-// End implements api.ShimService.
-func (v shimService) End(ctx context.Context, r *api.EndRequest) (*emptypb.Empty, error) {
+// End: see shim.proto.
+func (v shimService) End(ctx context.Context, r *api.EndRequest) (*wire.Empty, error) {
 	t, err := v.s.task(r.Id)
 	if err != nil {
 		return nil, err
@@ -100,12 +100,13 @@ func (v shimService) End(ctx context.Context, r *api.EndRequest) (*emptypb.Empty
 	if !ok {
 		return nil, fmt.Errorf("end of container %s: this shim runs it itself: %w", r.Id, errdefs.ErrFailedPrecondition)
 	}
-	x := r.GetExit()
-	a.end(engine.ExitStatus{
-		Code: int(x.GetCode()), Signal: int(x.GetSignal()), At: x.GetAt().AsTime(), Unknown: x.GetUnknown(), Reason: x.GetReason(),
-	})
+	var x api.Exit
+	if r.Exit != nil {
+		x = *r.Exit
+	}
+	a.end(engine.ExitStatus{Code: int(x.Code), Signal: int(x.Signal), At: x.At, Unknown: x.Unknown, Reason: x.Reason})
 	_, err = t.main.wait(ctx)
-	return &emptypb.Empty{}, err
+	return &wire.Empty{}, err
 }
 
 // watchAbsent waits until somebody has told the end, and for the output that is still on its way.

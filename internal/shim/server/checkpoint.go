@@ -6,27 +6,22 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
-	"github.com/containerd/containerd/api/events"
-	taskv3 "github.com/containerd/containerd/api/runtime/task/v3"
-	runcoptions "github.com/containerd/containerd/api/types/runc/options"
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/runtime-spec/specs-go"
-	"google.golang.org/protobuf/proto"
-	"google.golang.org/protobuf/types/known/anypb"
-	"google.golang.org/protobuf/types/known/emptypb"
 
 	"github.com/11f9778f/berth/internal/engine"
 	"github.com/11f9778f/berth/internal/engine/criu"
 	"github.com/11f9778f/berth/internal/shim/api"
+	"github.com/11f9778f/berth/internal/shim/api/containerd"
 	"github.com/11f9778f/berth/internal/shim/crilog"
+	"github.com/11f9778f/berth/internal/shim/wire"
 )
 
 // Checkpoint writes the images of a container that runs, or is paused, into a folder. It does so itself and not the
 // daemon, for it outlives one. The container is afterwards as it was, also after an error.
-func (v taskService) Checkpoint(ctx context.Context, r *taskv3.CheckpointTaskRequest) (*emptypb.Empty, error) {
+func (v taskService) Checkpoint(ctx context.Context, r *containerd.CheckpointTaskRequest) (*wire.Empty, error) {
 	t, err := v.s.task(r.ID)
 	if err != nil {
 		return nil, err
@@ -45,8 +40,8 @@ func (v taskService) Checkpoint(ctx context.Context, r *taskv3.CheckpointTaskReq
 	if err := t.checkpoint(ctx, tool, r.Path); err != nil {
 		return nil, fmt.Errorf("checkpoint container %s: %w", r.ID, err)
 	}
-	v.s.events.publish("/tasks/checkpointed", &events.TaskCheckpointed{ContainerID: r.ID, Checkpoint: r.Path})
-	return &emptypb.Empty{}, nil
+	v.s.events.publish(&containerd.TaskCheckpointed{ContainerID: r.ID, Checkpoint: r.Path})
+	return &wire.Empty{}, nil
 }
 
 func (t *task) checkpoint(ctx context.Context, tool criu.Tool, dir string) error {
@@ -76,14 +71,14 @@ func (t *task) checkpoint(ctx context.Context, tool criu.Tool, dir string) error
 
 // checkpointOptions returns the path of CRIU, "" for the one in PATH. containerd's options for runc are taken where
 // they ask for what is done anyway.
-func checkpointOptions(a *anypb.Any) (string, error) {
-	if a == nil || a.TypeUrl == "" && len(a.Value) == 0 {
+func checkpointOptions(a *wire.Any) (string, error) {
+	if a == nil || a.TypeURL == "" && len(a.Value) == 0 {
 		return "", nil
 	}
-	switch name := a.TypeUrl[strings.LastIndexByte(a.TypeUrl, '/')+1:]; name {
+	switch name := a.Type(); name {
 	case "berth.shim.v1.CheckpointOptions":
 		var o api.CheckpointOptions
-		if err := proto.Unmarshal(a.Value, &o); err != nil {
+		if err := wire.Unmarshal(a.Value, &o); err != nil {
 			return "", fmt.Errorf("options: %w: %w", err, errdefs.ErrInvalidArgument)
 		}
 		if o.Criu != "" && !filepath.IsAbs(o.Criu) {
@@ -91,8 +86,8 @@ func checkpointOptions(a *anypb.Any) (string, error) {
 		}
 		return o.Criu, nil
 	case "containerd.runc.v1.CheckpointOptions":
-		var o runcoptions.CheckpointOptions
-		if err := proto.Unmarshal(a.Value, &o); err != nil {
+		var o containerd.RuncCheckpointOptions
+		if err := wire.Unmarshal(a.Value, &o); err != nil {
 			return "", fmt.Errorf("options: %w: %w", err, errdefs.ErrInvalidArgument)
 		}
 		if o.Exit {

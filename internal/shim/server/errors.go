@@ -9,23 +9,23 @@ import (
 	"runtime/debug"
 
 	"github.com/containerd/errdefs"
-	"github.com/containerd/errdefs/pkg/errgrpc"
-	"github.com/containerd/ttrpc"
 
 	"github.com/11f9778f/berth/internal/engine/cgroup"
 	"github.com/11f9778f/berth/internal/engine/criu"
+	"github.com/11f9778f/berth/internal/shim/ttrpc"
+	"github.com/11f9778f/berth/internal/shim/wire"
 )
 
-// translate gives every error of a call its gRPC code, and keeps a fault in one call from ending the group.
-func translate(ctx context.Context, unmarshal ttrpc.Unmarshaler, info *ttrpc.UnaryServerInfo, method ttrpc.Method) (resp any, err error) {
+// translate gives every error of a call its class, and keeps a fault in one call from ending the group.
+func translate(ctx context.Context, method string, call ttrpc.Call) (resp wire.Message, err error) {
 	defer func() {
 		if r := recover(); r != nil {
-			resp, err = nil, errgrpc.ToGRPC(fault(info.FullMethod, r))
+			resp, err = nil, fault(method, r)
 		}
 	}()
-	resp, err = method(ctx, unmarshal)
+	resp, err = call(ctx)
 	if err != nil {
-		return nil, errgrpc.ToGRPC(classify(err))
+		return nil, classify(err)
 	}
 	return resp, nil
 }

@@ -8,17 +8,10 @@ import (
 	"sync"
 	"time"
 
-	"github.com/containerd/containerd/api/events"
-	eventsv1 "github.com/containerd/containerd/api/services/ttrpc/events/v1"
-	"github.com/containerd/containerd/api/types"
-	"github.com/containerd/ttrpc"
-	"google.golang.org/protobuf/encoding/protowire"
-	"google.golang.org/protobuf/proto"
-	"google.golang.org/protobuf/types/known/anypb"
-	"google.golang.org/protobuf/types/known/timestamppb"
-
 	"github.com/11f9778f/berth/internal/engine"
-	"github.com/11f9778f/berth/internal/shim/api"
+	"github.com/11f9778f/berth/internal/shim/api/containerd"
+	"github.com/11f9778f/berth/internal/shim/ttrpc"
+	"github.com/11f9778f/berth/internal/shim/wire"
 )
 
 const (
@@ -37,7 +30,7 @@ type publisher struct {
 
 	mu      sync.Mutex
 	address string
-	queue   []*types.Envelope
+	queue   []*containerd.Envelope
 	running bool
 	idle    chan struct{} // closed when the queue is empty; replaced when it is not
 }
@@ -70,20 +63,15 @@ func (p *publisher) kick() {
 	}
 }
 
-func (p *publisher) publish(topic string, event proto.Message) {
-	a, err := anypb.New(event)
-	if err != nil {
-		p.log.Error("event", "topic", topic, "err", err)
-		return
-	}
-	// containerd's own type URLs have no prefix.
-	a.TypeUrl = strings.TrimPrefix(a.TypeUrl, "type.googleapis.com/")
+func (p *publisher) publish(event containerd.Event) {
+	topic, kind := event.Name()
+	a := &wire.Any{TypeURL: "containerd.events." + kind, Value: wire.Marshal(event)}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if len(p.queue) == 0 {
 		p.idle = make(chan struct{})
 	}
-	p.queue = append(p.queue, &types.Envelope{Timestamp: timestamppb.Now(), Namespace: p.namespace, Topic: topic, Event: a})
+	p.queue = append(p.queue, &containerd.Envelope{Timestamp: time.Now(), Namespace: p.namespace, Topic: topic, Event: a})
 	if len(p.queue) > maxEvents {
 		p.queue = p.queue[1:]
 	}
@@ -132,7 +120,7 @@ func (p *publisher) run() {
 	}
 }
 
-func (p *publisher) forward(client **ttrpc.Client, address string, e *types.Envelope) error {
+func (p *publisher) forward(client **ttrpc.Client, address string, e *containerd.Envelope) error {
 	ctx, cancel := context.WithTimeout(context.Background(), eventTimeout)
 	defer cancel()
 	if *client == nil {
@@ -143,7 +131,7 @@ func (p *publisher) forward(client **ttrpc.Client, address string, e *types.Enve
 		}
 		*client = ttrpc.NewClient(conn)
 	}
-	_, err := eventsv1.NewTTRPCEventsClient(*client).Forward(ctx, &eventsv1.ForwardRequest{Envelope: e})
+	err := (*client).Call(ctx, containerd.EventsService, "Forward", &containerd.ForwardRequest{Envelope: e}, &wire.Empty{})
 	if err != nil {
 		(*client).Close()
 		*client = nil
@@ -166,26 +154,18 @@ func (p *publisher) flush(timeout time.Duration) {
 }
 
 func (p *publisher) started(t *task) {
-	p.publish("/tasks/start", &events.TaskStart{ContainerID: t.rec.ID, Pid: uint32(t.main.p.Pid())})
+	p.publish(&containerd.TaskStart{ContainerID: t.rec.ID, Pid: uint32(t.main.p.Pid())})
 }
 
 func (p *publisher) execStarted(e *process) {
-	p.publish("/tasks/exec-started", &events.TaskExecStarted{ContainerID: e.t.rec.ID, ExecID: e.execID, Pid: uint32(e.p.Pid())})
+	p.publish(&containerd.TaskExecStarted{ContainerID: e.t.rec.ID, ExecID: e.execID, Pid: uint32(e.p.Pid())})
 }
 
 func (p *publisher) oom(t *task) {
-	m := &events.TaskOOM{ContainerID: t.rec.ID}
-	var more []byte
-	for _, v := range t.snapshot().OOMVictims {
-		more = protowire.AppendString(protowire.AppendTag(more, api.FieldOOMVictims, protowire.BytesType), v)
-	}
-	m.ProtoReflect().SetUnknown(more)
-	p.publish("/tasks/oom", m)
+	p.publish(&containerd.TaskOOM{ContainerID: t.rec.ID, Victims: t.snapshot().OOMVictims})
 }
 
 // exit reports the end of a process; id is the container's for its main process, else that of the exec.
 func (p *publisher) exit(container, id string, pid int, st engine.ExitStatus) {
-	p.publish("/tasks/exit", &events.TaskExit{
-		ContainerID: container, ID: id, Pid: uint32(pid), ExitStatus: uint32(st.Code), ExitedAt: timestamppb.New(st.At),
-	})
+	p.publish(&containerd.TaskExit{ContainerID: container, ID: id, Pid: uint32(pid), ExitStatus: uint32(st.Code), ExitedAt: st.At})
 }

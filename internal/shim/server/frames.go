@@ -11,12 +11,10 @@ import (
 	"sync"
 	"time"
 
-	"github.com/containerd/errdefs/pkg/errgrpc"
-	"google.golang.org/grpc/status"
-	"google.golang.org/protobuf/proto"
-
 	"github.com/11f9778f/berth/internal/engine"
 	"github.com/11f9778f/berth/internal/shim/api"
+	"github.com/11f9778f/berth/internal/shim/ttrpc"
+	"github.com/11f9778f/berth/internal/shim/wire"
 )
 
 // Kinds of frames on the stream socket, as shim.proto describes them.
@@ -116,18 +114,12 @@ func (c *client) send(kind byte, p []byte) error {
 
 // exit sends the end of the process.
 func (c *client) exit(st engine.ExitStatus) {
-	b, err := proto.Marshal(exitMessage(st, false))
-	if err == nil {
-		c.send(frameExit, b)
-	}
+	c.send(frameExit, wire.Marshal(exitMessage(st, false)))
 }
 
 // fail sends an error in place of an end.
 func (c *client) fail(err error) {
-	st, _ := status.FromError(errgrpc.ToGRPC(classify(err)))
-	if b, err := proto.Marshal(st.Proto()); err == nil {
-		c.send(frameError, b)
-	}
+	c.send(frameError, wire.Marshal(ttrpc.StatusOf(classify(err))))
 }
 
 // receive handles the client's frames until it leaves or breaks the protocol. input is nil where none is wanted.

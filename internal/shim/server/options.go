@@ -6,26 +6,23 @@ import (
 	"strconv"
 	"strings"
 
-	runcoptions "github.com/containerd/containerd/api/types/runc/options"
-	runtimeoptions "github.com/containerd/containerd/api/types/runtimeoptions/v1"
 	"github.com/containerd/errdefs"
-	"google.golang.org/protobuf/proto"
-	"google.golang.org/protobuf/types/known/anypb"
 
 	"github.com/11f9778f/berth/internal/shim/api"
+	"github.com/11f9778f/berth/internal/shim/api/containerd"
+	"github.com/11f9778f/berth/internal/shim/wire"
 )
 
 // parseOptions takes the options of Task.Create into the record: Berth's own, or those of containerd's runc shim, which
 // clients send to any shim that they don't know.
-func parseOptions(a *anypb.Any, rec *record) error {
-	if a == nil || a.TypeUrl == "" && len(a.Value) == 0 {
+func parseOptions(a *wire.Any, rec *record) error {
+	if a == nil || a.TypeURL == "" && len(a.Value) == 0 {
 		return nil
 	}
-	// containerd's own type URLs have no prefix.
-	switch name := a.TypeUrl[strings.LastIndexByte(a.TypeUrl, '/')+1:]; name {
+	switch name := a.Type(); name {
 	case "berth.shim.v1.CreateOptions":
 		var o api.CreateOptions
-		if err := proto.Unmarshal(a.Value, &o); err != nil {
+		if err := wire.Unmarshal(a.Value, &o); err != nil {
 			return fmt.Errorf("options: %w: %w", err, errdefs.ErrInvalidArgument)
 		}
 		rec.SandboxID, rec.Stdio.StdinOnce, rec.Foreign, rec.CRIU = o.SandboxId, o.StdinOnce, o.Foreign, o.Criu
@@ -34,8 +31,8 @@ func parseOptions(a *anypb.Any, rec *record) error {
 		}
 		return nil
 	case "containerd.runc.v1.Options":
-		var o runcoptions.Options
-		if err := proto.Unmarshal(a.Value, &o); err != nil {
+		var o containerd.RuncOptions
+		if err := wire.Unmarshal(a.Value, &o); err != nil {
 			return fmt.Errorf("options: %w: %w", err, errdefs.ErrInvalidArgument)
 		}
 		return runcOptions(&o, rec)
@@ -49,14 +46,14 @@ func parseOptions(a *anypb.Any, rec *record) error {
 // genericOptions reads what containerd's CRI plugin makes of the options table of a runtime that it does not know: our
 // table is runc's, as far as it makes sense.
 func genericOptions(raw []byte, rec *record) error {
-	var o runtimeoptions.Options
-	if err := proto.Unmarshal(raw, &o); err != nil {
+	var o containerd.GenericOptions
+	if err := wire.Unmarshal(raw, &o); err != nil {
 		return fmt.Errorf("options: %w: %w", err, errdefs.ErrInvalidArgument)
 	}
 	if o.ConfigPath != "" {
 		return fmt.Errorf("options: ConfigPath %q: this shim reads no configuration file: %w", o.ConfigPath, errdefs.ErrInvalidArgument)
 	}
-	var runc runcoptions.Options
+	var runc containerd.RuncOptions
 	for line := range strings.Lines(string(o.ConfigBody)) {
 		key, value, ok := strings.Cut(strings.TrimSpace(line), "=")
 		if !ok {
@@ -84,7 +81,7 @@ func genericOptions(raw []byte, rec *record) error {
 
 // runcOptions takes what makes sense without runc. The rest is refused where the caller would miss it: the shim's cgroup
 // was the business of the `start` command, and the directories of runc and CRIU are nobody's.
-func runcOptions(o *runcoptions.Options, rec *record) error {
+func runcOptions(o *containerd.RuncOptions, rec *record) error {
 	if o.BinaryName != "" {
 		return fmt.Errorf("options: BinaryName %q: this shim runs containers itself and calls no OCI runtime: %w", o.BinaryName, errdefs.ErrInvalidArgument)
 	}

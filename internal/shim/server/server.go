@@ -2,7 +2,6 @@ package server
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -13,13 +12,11 @@ import (
 	"sync/atomic"
 	"time"
 
-	sandboxv1 "github.com/containerd/containerd/api/runtime/sandbox/v1"
 	"github.com/containerd/errdefs"
-	"github.com/containerd/ttrpc"
 
-	"github.com/11f9778f/berth/internal/shim/api"
 	"github.com/11f9778f/berth/internal/shim/fdstore"
 	"github.com/11f9778f/berth/internal/shim/state"
+	"github.com/11f9778f/berth/internal/shim/ttrpc"
 	"github.com/11f9778f/berth/internal/sys"
 )
 
@@ -125,13 +122,8 @@ func Listen(dir string) (rpc, fd, stream *net.UnixListener, err error) {
 
 // Serve answers until the shim is shut down or ctx ends. Containers live on in either case.
 func (s *Server) Serve(ctx context.Context, rpc, fd, stream *net.UnixListener) error {
-	srv, err := ttrpc.NewServer(ttrpc.WithUnaryServerInterceptor(s.intercept))
-	if err != nil {
-		return fmt.Errorf("serve shim: %w", err)
-	}
-	taskService{s}.register(srv)
-	sandboxv1.RegisterTTRPCSandboxService(srv, sandboxService{s})
-	api.RegisterShimService(srv, shimService{s})
+	srv := ttrpc.NewServer(s.intercept)
+	s.register(srv)
 	go s.keeper.Serve(fd)
 	go s.streams.serve(stream)
 	errs := make(chan error, 1)
@@ -147,9 +139,7 @@ func (s *Server) Serve(ctx context.Context, rpc, fd, stream *net.UnixListener) e
 	s.events.flush(time.Second)
 	// The answer to Shutdown itself is still on its way; callers bear that it gets lost.
 	time.Sleep(lastWords)
-	if err := srv.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
-		s.log.Warn("close connections", "err", err)
-	}
+	srv.Close()
 	return s.leave()
 }
 

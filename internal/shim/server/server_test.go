@@ -25,7 +25,7 @@ import (
 
 	"github.com/11f9778f/berth/internal/engine"
 	"github.com/11f9778f/berth/internal/engine/cgroup"
-	"github.com/11f9778f/berth/internal/shim/api"
+	"github.com/11f9778f/berth/internal/shim/api/pb"
 	"github.com/11f9778f/berth/internal/shim/state"
 )
 
@@ -154,7 +154,7 @@ type rig struct {
 	served  chan error
 	task    taskv3.TTRPCTaskService
 	sandbox sandboxv1.TTRPCSandboxService
-	shim    api.ShimService
+	shim    pb.ShimService
 	ctx     context.Context
 }
 
@@ -182,7 +182,7 @@ func newRig(t *testing.T, dir string, managed bool) *rig {
 	}
 	c := ttrpc.NewClient(conn)
 	t.Cleanup(func() { c.Close() })
-	r.task, r.sandbox, r.shim = taskv3.NewTTRPCTaskClient(c), sandboxv1.NewTTRPCSandboxClient(c), api.NewShimClient(c)
+	r.task, r.sandbox, r.shim = taskv3.NewTTRPCTaskClient(c), sandboxv1.NewTTRPCSandboxClient(c), pb.NewShimClient(c)
 	return r
 }
 
@@ -219,7 +219,7 @@ func TestHungCreateHoldsUpNoOther(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	list, err := r.shim.List(r.ctx, &api.ListRequest{})
+	list, err := r.shim.List(r.ctx, &pb.ListRequest{})
 	if err != nil || len(list.Containers) != 1 {
 		t.Errorf("%v, %v", list, err)
 	}
@@ -255,7 +255,7 @@ func TestErrorsHaveCodes(t *testing.T) {
 	is("start of a running container", err, nil)
 	_, err = r.task.State(r.ctx, &taskv3.StateRequest{ID: "c1", ExecID: "none"})
 	is("unknown exec", err, errdefs.ErrNotFound)
-	_, err = r.shim.ReopenLog(r.ctx, &api.ReopenLogRequest{Id: "c1"})
+	_, err = r.shim.ReopenLog(r.ctx, &pb.ReopenLogRequest{Id: "c1"})
 	is("reopen no log", err, errdefs.ErrFailedPrecondition)
 	_, err = r.task.ResizePty(r.ctx, &taskv3.ResizePtyRequest{ID: "c1"})
 	is("resize no terminal", err, errdefs.ErrFailedPrecondition)
@@ -303,7 +303,7 @@ func TestEventsWaitForTheDaemon(t *testing.T) {
 	got := sink{make(chan *eventsv1.ForwardRequest, 1000)}
 	eventsv1.RegisterTTRPCEventsService(srv, got)
 	go srv.Serve(r.ctx, l)
-	h, err := r.shim.Hello(r.ctx, &api.HelloRequest{EventsAddress: address})
+	h, err := r.shim.Hello(r.ctx, &pb.HelloRequest{EventsAddress: address})
 	if err != nil || h.Group != "g" || h.Generation != 1 || h.Pid != uint32(os.Getpid()) {
 		t.Fatal(h, err)
 	}
@@ -345,14 +345,14 @@ func TestSuccessorFinishesOrUndoes(t *testing.T) {
 	os.WriteFile(filepath.Join(dir, "sandboxes/bad.json"), nil, 0o600)
 
 	next := newRig(t, dir, true)
-	list, err := next.shim.List(next.ctx, &api.ListRequest{})
+	list, err := next.shim.List(next.ctx, &pb.ListRequest{})
 	if err != nil || len(list.Containers) != 2 || len(list.Sandboxes) != 1 {
 		t.Fatal(list, err)
 	}
-	if c := list.Containers[0]; c.Id != "ended" || c.Status != api.Status_STATUS_STOPPED || c.Exit.Code != 5 || !c.Exit.OomKilled {
+	if c := list.Containers[0]; c.Id != "ended" || c.Status != pb.Status_STATUS_STOPPED || c.Exit.Code != 5 || !c.Exit.OomKilled {
 		t.Errorf("%v", c)
 	}
-	if c := list.Containers[1]; c.Id != "runs" || c.Status != api.Status_STATUS_RUNNING || !c.Adopted {
+	if c := list.Containers[1]; c.Id != "runs" || c.Status != pb.Status_STATUS_RUNNING || !c.Adopted {
 		t.Errorf("%v", c)
 	}
 	if b := list.Sandboxes[0]; b.Id != "pod" || b.NetnsPath != "/netns" || !strings.HasSuffix(b.IpcPath, "pods/pod/ns/ipc") {

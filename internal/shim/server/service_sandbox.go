@@ -9,27 +9,24 @@ import (
 	"strconv"
 	"time"
 
-	sandboxv1 "github.com/containerd/containerd/api/runtime/sandbox/v1"
-	"github.com/containerd/containerd/api/types"
 	"github.com/containerd/errdefs"
-	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/11f9778f/berth/internal/shim/api"
+	"github.com/11f9778f/berth/internal/shim/api/containerd"
+	"github.com/11f9778f/berth/internal/shim/wire"
 )
 
 // sandboxService is containerd.runtime.sandbox.v1.Sandbox.
 type sandboxService struct{ s *Server }
 
-var _ sandboxv1.TTRPCSandboxService = sandboxService{}
-
 // CreateSandbox makes a pod's place: its IPC and UTS namespaces. A repeated call finishes or finds it.
-func (v sandboxService) CreateSandbox(ctx context.Context, r *sandboxv1.CreateSandboxRequest) (*sandboxv1.CreateSandboxResponse, error) {
+func (v sandboxService) CreateSandbox(ctx context.Context, r *containerd.CreateSandboxRequest) (*containerd.CreateSandboxResponse, error) {
 	if err := checkID("sandbox", r.SandboxID); err != nil {
 		return nil, err
 	}
 	var o api.SandboxOptions
-	if r.Options != nil && r.Options.MessageIs(&o) {
-		if err := r.Options.UnmarshalTo(&o); err != nil {
+	if r.Options.Type() == "berth.shim.v1.SandboxOptions" {
+		if err := wire.Unmarshal(r.Options.Value, &o); err != nil {
 			return nil, fmt.Errorf("create sandbox %s: options: %w: %w", r.SandboxID, err, errdefs.ErrInvalidArgument)
 		}
 	}
@@ -40,11 +37,11 @@ func (v sandboxService) CreateSandbox(ctx context.Context, r *sandboxv1.CreateSa
 	if err := v.s.createSandbox(ctx, rec, o.Sysctls); err != nil {
 		return nil, err
 	}
-	return &sandboxv1.CreateSandboxResponse{}, nil
+	return &containerd.CreateSandboxResponse{}, nil
 }
 
 // StartSandbox marks the sandbox as ready. There is no process to start; pid is the shim's.
-func (v sandboxService) StartSandbox(ctx context.Context, r *sandboxv1.StartSandboxRequest) (*sandboxv1.StartSandboxResponse, error) {
+func (v sandboxService) StartSandbox(ctx context.Context, r *containerd.StartSandboxRequest) (*containerd.StartSandboxResponse, error) {
 	b, err := v.s.sandbox(r.SandboxID)
 	if err != nil {
 		return nil, err
@@ -56,37 +53,37 @@ func (v sandboxService) StartSandbox(ctx context.Context, r *sandboxv1.StartSand
 	if rec.State != sandboxReady {
 		return nil, fmt.Errorf("start sandbox %s: it is stopped: %w", r.SandboxID, errdefs.ErrFailedPrecondition)
 	}
-	return &sandboxv1.StartSandboxResponse{Pid: uint32(os.Getpid()), CreatedAt: timestamppb.New(rec.CreatedAt)}, nil
+	return &containerd.StartSandboxResponse{Pid: uint32(os.Getpid()), CreatedAt: rec.CreatedAt}, nil
 }
 
 // Platform tells what containers run on.
-func (v sandboxService) Platform(ctx context.Context, r *sandboxv1.PlatformRequest) (*sandboxv1.PlatformResponse, error) {
-	return &sandboxv1.PlatformResponse{Platform: &types.Platform{OS: "linux", Architecture: runtime.GOARCH}}, nil
+func (v sandboxService) Platform(ctx context.Context, r *containerd.PlatformRequest) (*containerd.PlatformResponse, error) {
+	return &containerd.PlatformResponse{Platform: &containerd.Platform{OS: "linux", Architecture: runtime.GOARCH}}, nil
 }
 
 // StopSandbox kills what is left in the sandbox. One that is unknown is stopped.
-func (v sandboxService) StopSandbox(ctx context.Context, r *sandboxv1.StopSandboxRequest) (*sandboxv1.StopSandboxResponse, error) {
+func (v sandboxService) StopSandbox(ctx context.Context, r *containerd.StopSandboxRequest) (*containerd.StopSandboxResponse, error) {
 	b, err := v.s.sandbox(r.SandboxID)
 	if errors.Is(err, errdefs.ErrNotFound) {
-		return &sandboxv1.StopSandboxResponse{}, nil
+		return &containerd.StopSandboxResponse{}, nil
 	}
 	if r.TimeoutSecs > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, time.Duration(r.TimeoutSecs)*time.Second)
 		defer cancel()
 	}
-	return &sandboxv1.StopSandboxResponse{}, b.stop(ctx)
+	return &containerd.StopSandboxResponse{}, b.stop(ctx)
 }
 
 // WaitSandbox answers when the sandbox is stopped.
-func (v sandboxService) WaitSandbox(ctx context.Context, r *sandboxv1.WaitSandboxRequest) (*sandboxv1.WaitSandboxResponse, error) {
+func (v sandboxService) WaitSandbox(ctx context.Context, r *containerd.WaitSandboxRequest) (*containerd.WaitSandboxResponse, error) {
 	b, err := v.s.sandbox(r.SandboxID)
 	if err != nil {
 		return nil, err
 	}
 	select {
 	case <-b.stopped:
-		return &sandboxv1.WaitSandboxResponse{ExitedAt: timestamppb.New(b.snapshot().ExitedAt)}, nil
+		return &containerd.WaitSandboxResponse{ExitedAt: b.snapshot().ExitedAt}, nil
 	case <-v.s.ended:
 		return nil, fmt.Errorf("wait for sandbox %s: the shim is ending: %w", r.SandboxID, errdefs.ErrUnavailable)
 	case <-ctx.Done():
@@ -95,7 +92,7 @@ func (v sandboxService) WaitSandbox(ctx context.Context, r *sandboxv1.WaitSandbo
 }
 
 // SandboxStatus tells where the sandbox's namespaces are (info: netns, ipc, uts; missing means the host's).
-func (v sandboxService) SandboxStatus(ctx context.Context, r *sandboxv1.SandboxStatusRequest) (*sandboxv1.SandboxStatusResponse, error) {
+func (v sandboxService) SandboxStatus(ctx context.Context, r *containerd.SandboxStatusRequest) (*containerd.SandboxStatusResponse, error) {
 	b, err := v.s.sandbox(r.SandboxID)
 	if err != nil {
 		return nil, err
@@ -107,23 +104,19 @@ func (v sandboxService) SandboxStatus(ctx context.Context, r *sandboxv1.SandboxS
 			info[name] = path
 		}
 	}
-	resp := &sandboxv1.SandboxStatusResponse{
-		SandboxID: rec.ID, Pid: uint32(os.Getpid()), State: rec.State, Info: info, CreatedAt: timestamppb.New(rec.CreatedAt),
-	}
-	if !rec.ExitedAt.IsZero() {
-		resp.ExitedAt = timestamppb.New(rec.ExitedAt)
-	}
-	return resp, nil
+	return &containerd.SandboxStatusResponse{
+		SandboxID: rec.ID, Pid: uint32(os.Getpid()), State: rec.State, Info: info, CreatedAt: rec.CreatedAt, ExitedAt: rec.ExitedAt,
+	}, nil
 }
 
 // PingSandbox answers.
-func (v sandboxService) PingSandbox(ctx context.Context, r *sandboxv1.PingRequest) (*sandboxv1.PingResponse, error) {
-	return &sandboxv1.PingResponse{}, nil
+func (v sandboxService) PingSandbox(ctx context.Context, r *containerd.PingRequest) (*containerd.PingResponse, error) {
+	return &containerd.PingResponse{}, nil
 }
 
 // ShutdownSandbox removes the sandbox, with what is left in it. An unknown one is removed. Under a stock containerd the
 // last one ends the shim.
-func (v sandboxService) ShutdownSandbox(ctx context.Context, r *sandboxv1.ShutdownSandboxRequest) (*sandboxv1.ShutdownSandboxResponse, error) {
+func (v sandboxService) ShutdownSandbox(ctx context.Context, r *containerd.ShutdownSandboxRequest) (*containerd.ShutdownSandboxResponse, error) {
 	if b, err := v.s.sandbox(r.SandboxID); err == nil {
 		if err := b.shutdown(ctx); err != nil {
 			return nil, err
@@ -135,15 +128,15 @@ func (v sandboxService) ShutdownSandbox(ctx context.Context, r *sandboxv1.Shutdo
 		v.s.closing = true
 		v.s.end()
 	}
-	return &sandboxv1.ShutdownSandboxResponse{}, nil
+	return &containerd.ShutdownSandboxResponse{}, nil
 }
 
 // SandboxMetrics is of the containers' business.
-func (v sandboxService) SandboxMetrics(ctx context.Context, r *sandboxv1.SandboxMetricsRequest) (*sandboxv1.SandboxMetricsResponse, error) {
+func (v sandboxService) SandboxMetrics(ctx context.Context, r *containerd.SandboxMetricsRequest) (*containerd.SandboxMetricsResponse, error) {
 	return nil, fmt.Errorf("metrics of sandbox %s: ask for those of its containers: %w", r.SandboxID, errdefs.ErrNotImplemented)
 }
 
 // UpdateSandbox has nothing to update.
-func (v sandboxService) UpdateSandbox(ctx context.Context, r *sandboxv1.UpdateSandboxRequest) (*sandboxv1.UpdateSandboxResponse, error) {
+func (v sandboxService) UpdateSandbox(ctx context.Context, r *containerd.UpdateSandboxRequest) (*containerd.UpdateSandboxResponse, error) {
 	return nil, fmt.Errorf("update sandbox %s: nothing of it can be changed: %w", r.SandboxID, errdefs.ErrNotImplemented)
 }

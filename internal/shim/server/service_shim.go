@@ -9,28 +9,25 @@ import (
 	"slices"
 
 	"github.com/containerd/errdefs"
-	"google.golang.org/protobuf/proto"
-	"google.golang.org/protobuf/types/known/emptypb"
-	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/11f9778f/berth/internal/engine"
 	"github.com/11f9778f/berth/internal/engine/cgroup"
 	"github.com/11f9778f/berth/internal/shim/api"
+	"github.com/11f9778f/berth/internal/shim/api/containerd"
+	"github.com/11f9778f/berth/internal/shim/wire"
 )
 
 // shimService is berth.shim.v1.Shim; shim.proto says what its calls promise.
 type shimService struct{ s *Server }
 
-var _ api.ShimService = shimService{}
-
 // tell publishes what a managing daemon knows anyway, because it asked for it.
-func (s *Server) tell(topic string, event proto.Message) {
+func (s *Server) tell(event containerd.Event) {
 	if !s.cfg.Managed {
-		s.events.publish(topic, event)
+		s.events.publish(event)
 	}
 }
 
-// Hello implements api.ShimService.
+// Hello makes the events go to the daemon.
 func (v shimService) Hello(ctx context.Context, r *api.HelloRequest) (*api.HelloResponse, error) {
 	v.s.events.listen(r.EventsAddress)
 	return &api.HelloResponse{
@@ -38,7 +35,7 @@ func (v shimService) Hello(ctx context.Context, r *api.HelloRequest) (*api.Hello
 	}, nil
 }
 
-// List implements api.ShimService.
+// List: see shim.proto.
 func (v shimService) List(ctx context.Context, r *api.ListRequest) (*api.ListResponse, error) {
 	wanted := func(id string) bool { return len(r.SandboxIds) == 0 || slices.Contains(r.SandboxIds, id) }
 	resp := &api.ListResponse{}
@@ -52,14 +49,10 @@ func (v shimService) List(ctx context.Context, r *api.ListRequest) (*api.ListRes
 	v.s.mu.Unlock()
 	for _, b := range boxes {
 		rec := b.snapshot()
-		m := &api.Sandbox{
+		resp.Sandboxes = append(resp.Sandboxes, &api.Sandbox{
 			Id: rec.ID, State: rec.State, NetnsPath: rec.NetNS, IpcPath: b.nsPath("ipc", rec.HostIPC), UtsPath: b.nsPath("uts", rec.HostUTS),
-			CreatedAt: timestamppb.New(rec.CreatedAt),
-		}
-		if !rec.ExitedAt.IsZero() {
-			m.ExitedAt = timestamppb.New(rec.ExitedAt)
-		}
-		resp.Sandboxes = append(resp.Sandboxes, m)
+			CreatedAt: rec.CreatedAt, ExitedAt: rec.ExitedAt,
+		})
 	}
 	for _, t := range v.s.tasks() {
 		if wanted(t.snapshot().SandboxID) {
@@ -79,12 +72,9 @@ func (t *task) message() *api.Container {
 	m := &api.Container{
 		Id: rec.ID, SandboxId: rec.SandboxID, Bundle: rec.Bundle, Pid: uint32(rec.Engine.Pid), Status: api.StatusOf(status),
 		LogPath: rec.Stdio.logPath(), Terminal: rec.Stdio.Terminal, Adopted: t.adopted, Cgroup: cmp.Or(rec.Engine.CgroupPath, rec.Cgroup),
-		CreatedAt: timestamppb.New(rec.Engine.Created),
+		CreatedAt: rec.Engine.Created, StartedAt: rec.StartedAt,
 	}
-	if !rec.StartedAt.IsZero() {
-		m.StartedAt = timestamppb.New(rec.StartedAt)
-	}
-	if status == api.TaskStopped && rec.Exit != nil {
+	if status == containerd.StatusStopped && rec.Exit != nil {
 		m.Exit = exitMessage(*rec.Exit, rec.OOMKilled)
 		m.Exit.OomVictims = rec.OOMVictims
 	}
@@ -93,12 +83,12 @@ func (t *task) message() *api.Container {
 
 func exitMessage(st engine.ExitStatus, oom bool) *api.Exit {
 	return &api.Exit{
-		Code: uint32(st.Code), Signal: uint32(st.Signal), At: timestamppb.New(st.At), Unknown: st.Unknown, Reason: st.Reason, OomKilled: oom,
+		Code: uint32(st.Code), Signal: uint32(st.Signal), At: st.At, Unknown: st.Unknown, Reason: st.Reason, OomKilled: oom,
 	}
 }
 
-// ReopenLog implements api.ShimService.
-func (v shimService) ReopenLog(ctx context.Context, r *api.ReopenLogRequest) (*emptypb.Empty, error) {
+// ReopenLog: see shim.proto.
+func (v shimService) ReopenLog(ctx context.Context, r *api.ReopenLogRequest) (*wire.Empty, error) {
 	t, err := v.s.task(r.Id)
 	if err != nil {
 		return nil, err
@@ -109,10 +99,10 @@ func (v shimService) ReopenLog(ctx context.Context, r *api.ReopenLogRequest) (*e
 	if t.main.stdio.log == nil {
 		return nil, fmt.Errorf("reopen log of container %s: it has no CRI log: %w", r.Id, errdefs.ErrFailedPrecondition)
 	}
-	return &emptypb.Empty{}, t.main.stdio.log.Reopen()
+	return &wire.Empty{}, t.main.stdio.log.Reopen()
 }
 
-// ExecSync implements api.ShimService.
+// ExecSync: see shim.proto.
 func (v shimService) ExecSync(ctx context.Context, r *api.ExecSyncRequest) (*api.ExecSyncResponse, error) {
 	t, err := v.s.task(r.Id)
 	if err != nil {
@@ -127,7 +117,7 @@ func (v shimService) ExecSync(ctx context.Context, r *api.ExecSyncRequest) (*api
 	return resp, err
 }
 
-// Exec implements api.ShimService.
+// Exec: see shim.proto.
 func (v shimService) Exec(ctx context.Context, r *api.ExecRequest) (*api.StreamResponse, error) {
 	t, err := v.s.task(r.Id)
 	if err != nil {
@@ -143,7 +133,7 @@ func (v shimService) Exec(ctx context.Context, r *api.ExecRequest) (*api.StreamR
 	return v.s.streams.offer(func(conn net.Conn) { t.execStream(conn, r, spec); v.s.idle() }), nil
 }
 
-// Attach implements api.ShimService.
+// Attach: see shim.proto.
 func (v shimService) Attach(ctx context.Context, r *api.AttachRequest) (*api.StreamResponse, error) {
 	t, err := v.s.task(r.Id)
 	if err != nil {
@@ -158,7 +148,7 @@ func (v shimService) Attach(ctx context.Context, r *api.AttachRequest) (*api.Str
 	return v.s.streams.offer(func(conn net.Conn) { t.attach(conn, r) }), nil
 }
 
-// Stats implements api.ShimService. A container that ends while it is asked is left out.
+// Stats: see shim.proto. A container that ends while it is asked is left out.
 func (v shimService) Stats(ctx context.Context, r *api.StatsRequest) (*api.StatsResponse, error) {
 	resp := &api.StatsResponse{}
 	for _, t := range v.s.tasks() {
@@ -184,7 +174,7 @@ func statsMessage(id string, s *cgroup.Stats) *api.ContainerStats {
 		return v
 	}
 	return &api.ContainerStats{
-		Id: id, At: timestamppb.New(s.At),
+		Id: id, At: s.At,
 		CpuUsageNs: s.CPU.Usage, CpuUserNs: s.CPU.User, CpuSystemNs: s.CPU.System,
 		CpuPeriods: s.CPU.Periods, CpuThrottledPeriods: s.CPU.Throttled, CpuThrottledNs: s.CPU.ThrottledTime,
 		MemoryUsage: s.Memory.Usage, MemoryWorkingSet: s.Memory.WorkingSet, MemoryRss: s.Memory.RSS, MemoryLimit: limit(s.Memory.Limit),
@@ -193,7 +183,7 @@ func statsMessage(id string, s *cgroup.Stats) *api.ContainerStats {
 	}
 }
 
-// Trace implements api.ShimService.
+// Trace: see shim.proto.
 func (v shimService) Trace(ctx context.Context, r *api.TraceRequest) (*api.TraceResponse, error) {
 	t, err := v.s.task(r.Id)
 	if err != nil {

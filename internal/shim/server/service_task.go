@@ -9,24 +9,19 @@ import (
 	"path/filepath"
 	"syscall"
 
-	"github.com/containerd/containerd/api/events"
-	taskv3 "github.com/containerd/containerd/api/runtime/task/v3"
-	tasktypes "github.com/containerd/containerd/api/types/task"
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/runtime-spec/specs-go"
-	"google.golang.org/protobuf/types/known/emptypb"
-	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/11f9778f/berth/internal/engine"
+	"github.com/11f9778f/berth/internal/shim/api/containerd"
+	"github.com/11f9778f/berth/internal/shim/wire"
 )
 
 // taskService is containerd.task.v3.Task.
 type taskService struct{ s *Server }
 
-var _ taskv3.TTRPCTaskService = taskService{}
-
 // Create makes a container from a bundle.
-func (v taskService) Create(ctx context.Context, r *taskv3.CreateTaskRequest) (*taskv3.CreateTaskResponse, error) {
+func (v taskService) Create(ctx context.Context, r *containerd.CreateTaskRequest) (*containerd.CreateTaskResponse, error) {
 	if err := checkID("container", r.ID); err != nil {
 		return nil, err
 	}
@@ -52,15 +47,15 @@ func (v taskService) Create(ctx context.Context, r *taskv3.CreateTaskRequest) (*
 		return nil, err
 	}
 	pid := uint32(t.main.p.Pid())
-	v.s.tell("/tasks/create", &events.TaskCreate{
+	v.s.tell(&containerd.TaskCreate{
 		ContainerID: r.ID, Bundle: r.Bundle, Rootfs: r.Rootfs, Pid: pid,
-		IO: &events.TaskIO{Stdin: r.Stdin, Stdout: r.Stdout, Stderr: r.Stderr, Terminal: r.Terminal},
+		IO: &containerd.TaskIO{Stdin: r.Stdin, Stdout: r.Stdout, Stderr: r.Stderr, Terminal: r.Terminal},
 	})
-	return &taskv3.CreateTaskResponse{Pid: pid}, nil
+	return &containerd.CreateTaskResponse{Pid: pid}, nil
 }
 
 // Start lets a created container, or a process that Exec prepared, run.
-func (v taskService) Start(ctx context.Context, r *taskv3.StartRequest) (*taskv3.StartResponse, error) {
+func (v taskService) Start(ctx context.Context, r *containerd.StartRequest) (*containerd.StartResponse, error) {
 	t, p, err := v.s.process(r.ID, r.ExecID)
 	if err != nil {
 		return nil, err
@@ -74,11 +69,11 @@ func (v taskService) Start(ctx context.Context, r *taskv3.StartRequest) (*taskv3
 	if err != nil {
 		return nil, err
 	}
-	return &taskv3.StartResponse{Pid: uint32(p.p.Pid())}, nil
+	return &containerd.StartResponse{Pid: uint32(p.p.Pid())}, nil
 }
 
 // Delete forgets a container or process that has ended.
-func (v taskService) Delete(ctx context.Context, r *taskv3.DeleteRequest) (*taskv3.DeleteResponse, error) {
+func (v taskService) Delete(ctx context.Context, r *containerd.DeleteRequest) (*containerd.DeleteResponse, error) {
 	t, p, err := v.s.process(r.ID, r.ExecID)
 	if err != nil {
 		return nil, err
@@ -95,18 +90,18 @@ func (v taskService) Delete(ctx context.Context, r *taskv3.DeleteRequest) (*task
 	if err != nil {
 		return nil, err
 	}
-	resp := &taskv3.DeleteResponse{ExitStatus: uint32(st.Code), ExitedAt: timestamppb.New(st.At)}
+	resp := &containerd.DeleteResponse{ExitStatus: uint32(st.Code), ExitedAt: st.At}
 	if p.p != nil {
 		resp.Pid = uint32(p.p.Pid())
 	}
 	if r.ExecID == "" {
-		v.s.tell("/tasks/delete", &events.TaskDelete{ContainerID: r.ID, Pid: resp.Pid, ExitStatus: resp.ExitStatus, ExitedAt: resp.ExitedAt})
+		v.s.tell(&containerd.TaskDelete{ContainerID: r.ID, Pid: resp.Pid, ExitStatus: resp.ExitStatus, ExitedAt: resp.ExitedAt})
 	}
 	return resp, nil
 }
 
 // Exec prepares another process in a container.
-func (v taskService) Exec(ctx context.Context, r *taskv3.ExecProcessRequest) (*emptypb.Empty, error) {
+func (v taskService) Exec(ctx context.Context, r *containerd.ExecProcessRequest) (*wire.Empty, error) {
 	t, err := v.s.task(r.ID)
 	if err != nil {
 		return nil, err
@@ -118,7 +113,7 @@ func (v taskService) Exec(ctx context.Context, r *taskv3.ExecProcessRequest) (*e
 	if err := want.check(false); err != nil {
 		return nil, fmt.Errorf("exec %s: %w", r.ExecID, err)
 	}
-	spec, err := t.parseProcess(r.Spec.GetValue())
+	spec, err := t.parseProcess(r.Spec.Bytes())
 	if err != nil {
 		return nil, fmt.Errorf("exec %s: %w", r.ExecID, err)
 	}
@@ -126,12 +121,12 @@ func (v taskService) Exec(ctx context.Context, r *taskv3.ExecProcessRequest) (*e
 	if err := t.addExec(r.ExecID, spec, want); err != nil {
 		return nil, err
 	}
-	v.s.tell("/tasks/exec-added", &events.TaskExecAdded{ContainerID: r.ID, ExecID: r.ExecID})
-	return &emptypb.Empty{}, nil
+	v.s.tell(&containerd.TaskExecAdded{ContainerID: r.ID, ExecID: r.ExecID})
+	return &wire.Empty{}, nil
 }
 
 // Kill sends a signal to a process, or to all of a container.
-func (v taskService) Kill(ctx context.Context, r *taskv3.KillRequest) (*emptypb.Empty, error) {
+func (v taskService) Kill(ctx context.Context, r *containerd.KillRequest) (*wire.Empty, error) {
 	t, p, err := v.s.process(r.ID, r.ExecID)
 	if err != nil {
 		return nil, err
@@ -155,7 +150,7 @@ func (v taskService) Kill(ctx context.Context, r *taskv3.KillRequest) (*emptypb.
 			err = fmt.Errorf("kill %s%s: the process has ended: %w", r.ID, r.ExecID, errdefs.ErrNotFound)
 		}
 	}
-	return &emptypb.Empty{}, err
+	return &wire.Empty{}, err
 }
 
 // killPaused kills a frozen container: under cgroup v1 it dies when it is thawed.
@@ -191,7 +186,7 @@ func signalAll(c Container, sig syscall.Signal) error {
 }
 
 // Wait answers when the process has ended.
-func (v taskService) Wait(ctx context.Context, r *taskv3.WaitRequest) (*taskv3.WaitResponse, error) {
+func (v taskService) Wait(ctx context.Context, r *containerd.WaitRequest) (*containerd.WaitResponse, error) {
 	_, p, err := v.s.process(r.ID, r.ExecID)
 	if err != nil {
 		return nil, err
@@ -200,11 +195,11 @@ func (v taskService) Wait(ctx context.Context, r *taskv3.WaitRequest) (*taskv3.W
 	if err != nil {
 		return nil, err
 	}
-	return &taskv3.WaitResponse{ExitStatus: uint32(st.Code), ExitedAt: timestamppb.New(st.At)}, nil
+	return &containerd.WaitResponse{ExitStatus: uint32(st.Code), ExitedAt: st.At}, nil
 }
 
 // State tells what a process does.
-func (v taskService) State(ctx context.Context, r *taskv3.StateRequest) (*taskv3.StateResponse, error) {
+func (v taskService) State(ctx context.Context, r *containerd.StateRequest) (*containerd.StateResponse, error) {
 	t, p, err := v.s.process(r.ID, r.ExecID)
 	if err != nil {
 		return nil, err
@@ -214,7 +209,7 @@ func (v taskService) State(ctx context.Context, r *taskv3.StateRequest) (*taskv3
 	if r.ExecID != "" {
 		want = p.want
 	}
-	resp := &taskv3.StateResponse{
+	resp := &containerd.StateResponse{
 		ID: r.ID, ExecID: r.ExecID, Bundle: rec.Bundle, Terminal: want.Terminal,
 		Stdin: want.Stdin, Stdout: want.Stdout, Stderr: want.Stderr, Status: t.status(p),
 	}
@@ -224,31 +219,31 @@ func (v taskService) State(ctx context.Context, r *taskv3.StateRequest) (*taskv3
 	}
 	t.mu.Unlock()
 	if st, ok := p.exited(); ok {
-		resp.ExitStatus, resp.ExitedAt = uint32(st.Code), timestamppb.New(st.At)
+		resp.ExitStatus, resp.ExitedAt = uint32(st.Code), st.At
 	}
 	return resp, nil
 }
 
 // status is what a process does.
-func (t *task) status(p *process) tasktypes.Status {
+func (t *task) status(p *process) containerd.Status {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	_, ended := p.exited()
 	switch {
 	case ended:
-		return tasktypes.Status_STOPPED
+		return containerd.StatusStopped
 	case p.p == nil, p.execID == "" && !t.rec.Engine.Started:
-		return tasktypes.Status_CREATED
+		return containerd.StatusCreated
 	case t.rec.Engine.Paused:
-		return tasktypes.Status_PAUSED
+		return containerd.StatusPaused
 	}
-	return tasktypes.Status_RUNNING
+	return containerd.StatusRunning
 }
 
 // Pids lists a container's processes. Of one that has ended and is not deleted it names the main process: a containerd
 // that starts takes a task without processes for one that was never made, and removes it before anybody could ask how it
 // ended.
-func (v taskService) Pids(ctx context.Context, r *taskv3.PidsRequest) (*taskv3.PidsResponse, error) {
+func (v taskService) Pids(ctx context.Context, r *containerd.PidsRequest) (*containerd.PidsResponse, error) {
 	t, err := v.s.task(r.ID)
 	if err != nil {
 		return nil, err
@@ -264,9 +259,9 @@ func (v taskService) Pids(ctx context.Context, r *taskv3.PidsRequest) (*taskv3.P
 	if len(pids) == 0 {
 		pids = append(pids, c.Init().Pid())
 	}
-	resp := &taskv3.PidsResponse{}
+	resp := &containerd.PidsResponse{}
 	for _, pid := range pids {
-		resp.Processes = append(resp.Processes, &tasktypes.ProcessInfo{Pid: uint32(pid)})
+		resp.Processes = append(resp.Processes, &containerd.ProcessInfo{Pid: uint32(pid)})
 	}
 	return resp, nil
 }
@@ -280,16 +275,16 @@ func (v taskService) container(id string) (Container, error) {
 }
 
 // Pause stops a container's processes.
-func (v taskService) Pause(ctx context.Context, r *taskv3.PauseRequest) (*emptypb.Empty, error) {
+func (v taskService) Pause(ctx context.Context, r *containerd.PauseRequest) (*wire.Empty, error) {
 	return v.freeze(ctx, r.ID, true)
 }
 
 // Resume lets them run again.
-func (v taskService) Resume(ctx context.Context, r *taskv3.ResumeRequest) (*emptypb.Empty, error) {
+func (v taskService) Resume(ctx context.Context, r *containerd.ResumeRequest) (*wire.Empty, error) {
 	return v.freeze(ctx, r.ID, false)
 }
 
-func (v taskService) freeze(ctx context.Context, id string, pause bool) (*emptypb.Empty, error) {
+func (v taskService) freeze(ctx context.Context, id string, pause bool) (*wire.Empty, error) {
 	t, err := v.s.task(id)
 	if err != nil {
 		return nil, err
@@ -309,24 +304,24 @@ func (v taskService) freeze(ctx context.Context, id string, pause bool) (*emptyp
 		return nil, err
 	}
 	if pause {
-		v.s.events.publish("/tasks/paused", &events.TaskPaused{ContainerID: id})
+		v.s.events.publish(&containerd.TaskPaused{ContainerID: id})
 	} else {
-		v.s.events.publish("/tasks/resumed", &events.TaskResumed{ContainerID: id})
+		v.s.events.publish(&containerd.TaskResumed{ContainerID: id})
 	}
-	return &emptypb.Empty{}, t.setPaused(pause)
+	return &wire.Empty{}, t.setPaused(pause)
 }
 
 // ResizePty sets the size of a process's terminal.
-func (v taskService) ResizePty(ctx context.Context, r *taskv3.ResizePtyRequest) (*emptypb.Empty, error) {
+func (v taskService) ResizePty(ctx context.Context, r *containerd.ResizePtyRequest) (*wire.Empty, error) {
 	_, p, err := v.s.process(r.ID, r.ExecID)
 	if err != nil {
 		return nil, err
 	}
-	return &emptypb.Empty{}, p.resize(uint16(min(r.Width, 1<<16-1)), uint16(min(r.Height, 1<<16-1)))
+	return &wire.Empty{}, p.resize(uint16(min(r.Width, 1<<16-1)), uint16(min(r.Height, 1<<16-1)))
 }
 
 // CloseIO ends a process's input.
-func (v taskService) CloseIO(ctx context.Context, r *taskv3.CloseIORequest) (*emptypb.Empty, error) {
+func (v taskService) CloseIO(ctx context.Context, r *containerd.CloseIORequest) (*wire.Empty, error) {
 	_, p, err := v.s.process(r.ID, r.ExecID)
 	if err != nil {
 		return nil, err
@@ -334,24 +329,24 @@ func (v taskService) CloseIO(ctx context.Context, r *taskv3.CloseIORequest) (*em
 	if r.Stdin {
 		p.closeInput()
 	}
-	return &emptypb.Empty{}, nil
+	return &wire.Empty{}, nil
 }
 
 // Update changes a container's limits.
-func (v taskService) Update(ctx context.Context, r *taskv3.UpdateTaskRequest) (*emptypb.Empty, error) {
+func (v taskService) Update(ctx context.Context, r *containerd.UpdateTaskRequest) (*wire.Empty, error) {
 	c, err := v.container(r.ID)
 	if err != nil {
 		return nil, err
 	}
 	var res specs.LinuxResources
-	if err := json.Unmarshal(r.Resources.GetValue(), &res); err != nil {
+	if err := json.Unmarshal(r.Resources.Bytes(), &res); err != nil {
 		return nil, fmt.Errorf("update container %s: resources: %w: %w", r.ID, err, errdefs.ErrInvalidArgument)
 	}
-	return &emptypb.Empty{}, c.Update(ctx, &res)
+	return &wire.Empty{}, c.Update(ctx, &res)
 }
 
 // Stats answers containerd's metrics of cgroup v1 or v2.
-func (v taskService) Stats(ctx context.Context, r *taskv3.StatsRequest) (*taskv3.StatsResponse, error) {
+func (v taskService) Stats(ctx context.Context, r *containerd.StatsRequest) (*containerd.StatsResponse, error) {
 	c, err := v.container(r.ID)
 	if err != nil {
 		return nil, err
@@ -360,13 +355,12 @@ func (v taskService) Stats(ctx context.Context, r *taskv3.StatsRequest) (*taskv3
 	if err != nil {
 		return nil, err
 	}
-	a, err := metrics(st)
-	return &taskv3.StatsResponse{Stats: a}, err
+	return &containerd.StatsResponse{Stats: metrics(st)}, nil
 }
 
 // Connect tells the pids of the shim and of a container.
-func (v taskService) Connect(ctx context.Context, r *taskv3.ConnectRequest) (*taskv3.ConnectResponse, error) {
-	resp := &taskv3.ConnectResponse{ShimPid: uint32(os.Getpid()), Version: "berth.shim.v1"}
+func (v taskService) Connect(ctx context.Context, r *containerd.ConnectRequest) (*containerd.ConnectResponse, error) {
+	resp := &containerd.ConnectResponse{ShimPid: uint32(os.Getpid()), Version: "berth.shim.v1"}
 	if t, err := v.s.task(r.ID); err == nil {
 		if c, err := t.made(); err == nil {
 			resp.TaskPid = uint32(c.Init().Pid())
@@ -377,16 +371,16 @@ func (v taskService) Connect(ctx context.Context, r *taskv3.ConnectRequest) (*ta
 
 // Shutdown ends the shim if it keeps nothing any more (with now, in any case; containers run on). That it keeps
 // something is no error for containerd, which asks after each container; Berth's daemon is told.
-func (v taskService) Shutdown(ctx context.Context, r *taskv3.ShutdownRequest) (*emptypb.Empty, error) {
+func (v taskService) Shutdown(ctx context.Context, r *containerd.ShutdownRequest) (*wire.Empty, error) {
 	v.s.mu.Lock()
 	defer v.s.mu.Unlock()
 	if n := len(v.s.containers) + len(v.s.sandboxes); n > 0 && !r.Now {
 		if v.s.cfg.Managed {
 			return nil, fmt.Errorf("shut down shim %s: it keeps %d sandboxes and containers: %w", v.s.cfg.Group, n, errdefs.ErrFailedPrecondition)
 		}
-		return &emptypb.Empty{}, nil
+		return &wire.Empty{}, nil
 	}
 	v.s.closing = true
 	v.s.end()
-	return &emptypb.Empty{}, nil
+	return &wire.Empty{}, nil
 }

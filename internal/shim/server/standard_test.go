@@ -24,6 +24,7 @@ import (
 
 	"github.com/11f9778f/berth/internal/engine/cgroup"
 	"github.com/11f9778f/berth/internal/shim/state"
+	"github.com/11f9778f/berth/internal/shim/wire"
 	"github.com/11f9778f/berth/internal/sys"
 )
 
@@ -100,7 +101,11 @@ func TestOptions(t *testing.T) {
 		{"file", generic(&runtimeoptions.Options{ConfigPath: "/etc/x.toml"}), "ConfigPath"},
 	} {
 		var rec record
-		err := parseOptions(c.in, &rec)
+		var in *wire.Any
+		if c.in != nil {
+			in = &wire.Any{TypeURL: c.in.TypeUrl, Value: c.in.Value}
+		}
+		err := parseOptions(in, &rec)
 		if c.bad == "" && err != nil || c.bad != "" && (!errors.Is(err, errdefs.ErrInvalidArgument) || !strings.Contains(err.Error(), c.bad)) {
 			t.Errorf("%s: %v", c.name, err)
 		}
@@ -120,20 +125,20 @@ func TestMetrics(t *testing.T) {
 		Pids:   cgroup.PidsStats{Current: 3, Limit: cgroup.Unlimited},
 		IO:     cgroup.IOStats{Devices: []cgroup.DeviceIO{{Major: 8, ReadBytes: 512}}},
 	}
-	a, err := metrics(s)
+	a := metrics(s)
 	var v1 stats1.Metrics
-	if err != nil || a.TypeUrl != "io.containerd.cgroups.v1.Metrics" || proto.Unmarshal(a.Value, &v1) != nil {
-		t.Fatal(a, err)
+	if a.TypeURL != "io.containerd.cgroups.v1.Metrics" || proto.Unmarshal(a.Value, &v1) != nil {
+		t.Fatal(a)
 	}
 	if v1.CPU.Usage.Total != 5000 || v1.Memory.Usage.Usage-v1.Memory.TotalInactiveFile != 60 || v1.Pids.Limit != 0 || v1.MemoryOomControl.OomKill != 2 ||
 		v1.Memory.Swap.Limit != cgroup.Unlimited || v1.Blkio.IoServiceBytesRecursive[0].Value != 512 {
 		t.Errorf("v1: %v", &v1)
 	}
 	s.Unified = true
-	a, err = metrics(s)
+	a = metrics(s)
 	var v2 stats2.Metrics
-	if err != nil || a.TypeUrl != "io.containerd.cgroups.v2.Metrics" || proto.Unmarshal(a.Value, &v2) != nil {
-		t.Fatal(a, err)
+	if a.TypeURL != "io.containerd.cgroups.v2.Metrics" || proto.Unmarshal(a.Value, &v2) != nil {
+		t.Fatal(a)
 	}
 	if v2.CPU.UsageUsec != 5 || v2.Memory.Usage-v2.Memory.InactiveFile != 60 || v2.Io.Usage[0].Rbytes != 512 || v2.MemoryEvents.OomKill != 2 {
 		t.Errorf("v2: %v", &v2)
@@ -245,6 +250,6 @@ func FuzzOptions(f *testing.F) {
 	f.Add("runtimeoptions.v1.Options", []byte{0x1a, 3, 'a', '=', 'b'})
 	f.Fuzz(func(t *testing.T, url string, value []byte) {
 		var rec record
-		_ = parseOptions(&anypb.Any{TypeUrl: url, Value: value}, &rec)
+		_ = parseOptions(&wire.Any{TypeURL: url, Value: value}, &rec)
 	})
 }

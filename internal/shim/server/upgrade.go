@@ -14,11 +14,12 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
-	"github.com/containerd/ttrpc"
-	"google.golang.org/protobuf/types/known/emptypb"
 
 	"github.com/11f9778f/berth/internal/shim/api"
+	"github.com/11f9778f/berth/internal/shim/api/containerd"
 	"github.com/11f9778f/berth/internal/shim/crilog"
+	"github.com/11f9778f/berth/internal/shim/ttrpc"
+	"github.com/11f9778f/berth/internal/shim/wire"
 )
 
 // An upgrade is a takeover by a successor in the same process: what the shim knows is on disk, its descriptors go over by
@@ -93,27 +94,31 @@ func (g *gate) count() int {
 	return g.inside
 }
 
-// passing are the calls that an upgrade does not wait for.
-var passing = map[string]bool{
-	"/berth.shim.v1.Shim/Upgrade": true, "/containerd.task.v3.Task/Wait": true, "/containerd.task.v2.Task/Wait": true,
-	"/containerd.runtime.sandbox.v1.Sandbox/WaitSandbox": true,
+// passing tells whether a call is one that an upgrade does not wait for.
+func passing(method string) bool {
+	switch method {
+	case "/" + api.Service + "/Upgrade", "/" + containerd.TaskService + "/Wait", "/" + containerd.TaskServiceV2 + "/Wait",
+		"/" + containerd.SandboxService + "/WaitSandbox":
+		return true
+	}
+	return false
 }
 
 // intercept counts calls, and translates their errors.
-func (s *Server) intercept(ctx context.Context, unmarshal ttrpc.Unmarshaler, info *ttrpc.UnaryServerInfo, method ttrpc.Method) (any, error) {
-	if !passing[info.FullMethod] {
+func (s *Server) intercept(ctx context.Context, method string, call ttrpc.Call) (wire.Message, error) {
+	if !passing(method) {
 		s.gate.enter()
 		defer s.gate.leave()
 	}
-	return translate(ctx, unmarshal, info, method)
+	return translate(ctx, method, call)
 }
 
-// Upgrade implements api.ShimService.
-func (v shimService) Upgrade(ctx context.Context, r *api.UpgradeRequest) (*emptypb.Empty, error) {
+// Upgrade: see shim.proto.
+func (v shimService) Upgrade(ctx context.Context, r *api.UpgradeRequest) (*wire.Empty, error) {
 	if err := v.s.upgrade(ctx, r.Binary); err != nil {
 		return nil, fmt.Errorf("upgrade shim %s: %w", v.s.cfg.Group, err)
 	}
-	return &emptypb.Empty{}, nil // not reached, but by a test's Execute
+	return &wire.Empty{}, nil // not reached, but by a test's Execute
 }
 
 func (s *Server) upgrade(ctx context.Context, binary string) error {

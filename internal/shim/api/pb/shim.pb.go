@@ -16,7 +16,7 @@
 // 	protoc        v3.21.12
 // source: shim.proto
 
-package api
+package pb
 
 import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
