@@ -33,6 +33,7 @@ type world struct {
 	fail   map[string]error         // by kind: the next makings fail
 	block  map[string]chan struct{} // by kind: makings wait until it is closed or their context ends
 	calls  []string
+	lists  int // of all mounts
 	events chan ShimEvent
 }
 
@@ -426,6 +427,9 @@ func (f fakeKernel) Unmount(ctx context.Context, dir string) error {
 	return f.w.unmake(ctx, "mount", dir)
 }
 func (f fakeKernel) Mounts(_ context.Context, dir string) ([]string, error) {
+	f.w.mu.Lock()
+	f.w.lists++
+	f.w.mu.Unlock()
 	var out []string
 	for _, m := range f.w.names("mount") {
 		if strings.HasPrefix("/"+m, dir+"/") {
