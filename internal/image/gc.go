@@ -114,29 +114,39 @@ func (s *Store) keepForRetry(c *contents, err error) {
 	time.AfterFunc(s.tunable.Load().KeepForRetry+time.Second, func() { wake(s.settle) })
 }
 
-// syncPatience is how long layers wait for the end of the pulls to be synced.
-const syncPatience = time.Minute
+const (
+	// syncPause is how long it must have been quiet before layers are synced: what follows a pull, as a container's
+	// start, has the disk to itself.
+	syncPause = 5 * time.Second
+	// syncPatience is how long layers wait for that at most.
+	syncPatience = time.Minute
+)
 
-// settler syncs layers after they came, and collects what nobody wants. While layers are on their way it syncs nothing:
-// that would write what they unpack through their own work. The last of their pulls wakes it.
+// settler collects what nobody wants, and syncs layers when no pull is under way any more.
 func (s *Store) settler() {
+	pause := time.NewTimer(syncPause)
+	defer pause.Stop()
 	var waiting time.Time // since when layers wait, or zero
 	for {
 		select {
 		case <-s.life.Done():
 			return
 		case <-s.settle:
-		}
-		if err := s.collect(); err != nil {
-			s.log.Warn("could not collect unused layers", "err", err)
-		}
-		if s.flights.any() {
+			if err := s.collect(); err != nil {
+				s.log.Warn("could not collect unused layers", "err", err)
+			}
 			if waiting.IsZero() {
 				waiting = time.Now()
 			}
 			if time.Since(waiting) < syncPatience {
-				continue
+				pause.Reset(syncPause)
 			}
+			continue
+		case <-pause.C:
+		}
+		if s.flights.any() && time.Since(waiting) < syncPatience {
+			pause.Reset(syncPause)
+			continue
 		}
 		waiting = time.Time{}
 		if err := s.syncLayers(); err != nil {
