@@ -111,3 +111,19 @@ func TestPodNames(t *testing.T) {
 		}
 	}
 }
+
+// Every verb on images prints JSON for who asks, and takes the namespace.
+func TestImageVerbsHaveJSON(t *testing.T) {
+	verbs := (&cli{}).imageCommand().Commands()
+	if len(verbs) < 13 {
+		t.Fatalf("%d verbs", len(verbs))
+	}
+	for _, cmd := range verbs {
+		if f := cmd.Flag("output"); f == nil || !strings.Contains(f.Usage, "json") {
+			t.Errorf("%s has no -o json", cmd.CommandPath())
+		}
+		if f := cmd.InheritedFlags().Lookup("namespace"); f == nil || f.Shorthand != "n" {
+			t.Errorf("%s has no -n", cmd.CommandPath())
+		}
+	}
+}

@@ -168,6 +168,38 @@ func TestOverlayRootIsSeenByTheContainerAlone(t *testing.T) {
 	}
 }
 
+// More layers than fit on the page that mount(2) takes its options on.
+func TestOverlayOfManyLayers(t *testing.T) {
+	o := options(t, "sh", "-c", "cat /lowest; cat /every")
+	dir := t.TempDir()
+	var layers []string
+	for i := range 80 {
+		layer := filepath.Join(dir, fmt.Sprintf("a-layer-with-a-name-as-long-as-those-of-a-store-%064d", i))
+		if err := os.Mkdir(layer, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(layer, "every"), fmt.Appendf(nil, "%d\n", i), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		layers = append(layers, layer)
+	}
+	if err := os.WriteFile(filepath.Join(layers[79], "lowest"), []byte("79\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	upper, work := filepath.Join(dir, "upper"), filepath.Join(dir, "work")
+	for _, d := range []string{upper, work} {
+		if err := os.Mkdir(d, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	lower := strings.Join(append(layers, o.Spec.Root.Path), ":")
+	if len(lower) < 2*os.Getpagesize() {
+		t.Fatalf("%d bytes of options", len(lower))
+	}
+	o.Rootfs = []Mount{{Type: "overlay", Source: "overlay", Options: []string{"lowerdir=" + lower, "upperdir=" + upper, "workdir=" + work}}}
+	check(t, o, "79\n0")
+}
+
 func mountTable(t testing.TB) string {
 	b, err := os.ReadFile("/proc/self/mounts")
 	if err != nil {

@@ -14,6 +14,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/containerd/platforms"
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/empty"
@@ -198,6 +199,50 @@ func TestPlatforms(t *testing.T) {
 	}
 	if b, _ := s.ReadFile(context.Background(), img, "/arch", 100); string(b) != other {
 		t.Errorf("chose %q", b)
+	}
+}
+
+// Of an index with variants the best goes that the machine can run; an OCI index and OCI manifests do as well as Docker's.
+func TestPlatformVariants(t *testing.T) {
+	f, s := newFake(t), openStore(t, nil)
+	idx := mutate.IndexMediaType(v1.ImageIndex(empty.Index), types.OCIImageIndex)
+	for _, p := range []v1.Platform{{Architecture: "amd64"}, {Architecture: "arm", Variant: "v5"}, {Architecture: "arm", Variant: "v6"}, {Architecture: "arm", Variant: "v7"}, {Architecture: "arm64", Variant: "v8"}} {
+		p.OS = "linux"
+		img := mutate.MediaType(mutate.ConfigMediaType(build(t, p.Architecture, layer(t, file{name: "variant", body: p.Architecture + p.Variant})), types.OCIConfigJSON), types.OCIManifestSchema1)
+		cf, err := img.ConfigFile()
+		if err != nil {
+			t.Fatal(err)
+		}
+		cf = cf.DeepCopy()
+		cf.Variant = p.Variant
+		if img, err = mutate.ConfigFile(img, cf); err != nil {
+			t.Fatal(err)
+		}
+		idx = mutate.AppendManifests(idx, mutate.IndexAddendum{Add: img, Descriptor: v1.Descriptor{Platform: &p}})
+	}
+	r, err := name.ParseReference(f.host() + "/variants:1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := remote.WriteIndex(r, idx); err != nil {
+		t.Fatal(err)
+	}
+	for want, got := range map[string]string{"linux/arm/v7": "armv7", "linux/arm/v6": "armv6", "linux/arm/v5": "armv5", "linux/arm": "armv7", "linux/arm64": "arm64v8", "linux/amd64": "amd64"} {
+		p, err := platforms.Parse(want)
+		if err != nil {
+			t.Fatal(err)
+		}
+		img, err := s.Pull(context.Background(), f.host()+"/variants:1", PullOptions{Platform: &p})
+		if err != nil {
+			t.Errorf("%s: %v", want, err)
+			continue
+		}
+		if b, err := s.ReadFile(context.Background(), img, "variant", 100); string(b) != got {
+			t.Errorf("for %s it chose %q, %v", want, b, err)
+		}
+	}
+	if s.Received() == 0 {
+		t.Error("nobody has counted what came")
 	}
 }
 

@@ -235,6 +235,7 @@ func (w *layerWork) receive(ctx context.Context, f *os.File) error {
 		hash.Write(p[:n])
 		w.source.advance(n)
 		w.st.downloaded.Add(int64(n))
+		w.s.received.Add(int64(n))
 		return n, err
 	})
 	if err := w.fetch.Blob(ctx, w.l.Blob, out); err != nil {

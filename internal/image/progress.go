@@ -42,6 +42,9 @@ type reporter struct {
 	layers []*layerState
 }
 
+// Received is how many bytes of layers have come from registries and archives since Open, those of pulls under way too.
+func (s *Store) Received() int64 { return s.received.Load() }
+
 const reportEvery = 100 * time.Millisecond
 
 func newReporter(ref string, call func(Progress)) *reporter {

@@ -44,6 +44,7 @@ type core struct {
 
 	pool               *registry.Pool
 	downloads, unpacks *semaphore.Weighted
+	received           atomic.Int64 // bytes of layers, ever
 	flights            flights
 
 	// disk orders the changes of what is at final names: what is renamed into place or away, and

@@ -75,9 +75,10 @@ func (s state) Shims() map[string]int {
 	return by
 }
 
-func (s state) Images() int       { return len(s.n.store.List()) }
-func (s state) LastEvent() uint64 { return s.n.runtime.EventPosition() }
-func (s state) Repaired() uint64  { return s.n.runtime.Repaired() }
+func (s state) Images() int        { return len(s.n.store.List()) }
+func (s state) PulledBytes() int64 { return s.n.store.Received() }
+func (s state) LastEvent() uint64  { return s.n.runtime.EventPosition() }
+func (s state) Repaired() uint64   { return s.n.runtime.Repaired() }
 
 // monitor serves /metrics and /healthz.
 func (n *Node) monitor(mux *http.ServeMux) {

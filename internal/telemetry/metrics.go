@@ -20,6 +20,8 @@ type State interface {
 	Containers() map[string]int
 	Shims() map[string]int
 	Images() int
+	// PulledBytes is how much has come from registries.
+	PulledBytes() int64
 	// LastEvent is the number of the newest entry of the event log.
 	LastEvent() uint64
 	// Repaired is how many things without an owner were removed.
@@ -103,13 +105,14 @@ var (
 	containersDesc = prometheus.NewDesc("berth_containers", "Containers, by state.", []string{"state"}, nil)
 	shimsDesc      = prometheus.NewDesc("berth_shims", "Shim processes, by state; each keeps a group of pods.", []string{"state"}, nil)
 	imagesDesc     = prometheus.NewDesc("berth_images", "Images in the store.", nil, nil)
+	pulledDesc     = prometheus.NewDesc("berth_image_pull_bytes_total", "Bytes of layers that have come from registries, while they come.", nil, nil)
 	eventsDesc     = prometheus.NewDesc("berth_event_log_last", "Number of the newest entry of the event log; it grows by one with each.", nil, nil)
 	repairedDesc   = prometheus.NewDesc("berth_leaks_repaired_total", "Things without an owner (mounts, links, cgroups, ...) that were found and removed since the start.", nil, nil)
 )
 
 // Describe lists what Collect sends.
 func (c counted) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{podsDesc, containersDesc, shimsDesc, imagesDesc, eventsDesc, repairedDesc} {
+	for _, d := range []*prometheus.Desc{podsDesc, containersDesc, shimsDesc, imagesDesc, pulledDesc, eventsDesc, repairedDesc} {
 		ch <- d
 	}
 }
@@ -122,6 +125,7 @@ func (c counted) Collect(ch chan<- prometheus.Metric) {
 		}
 	}
 	ch <- prometheus.MustNewConstMetric(imagesDesc, prometheus.GaugeValue, float64(c.Images()))
+	ch <- prometheus.MustNewConstMetric(pulledDesc, prometheus.CounterValue, float64(c.PulledBytes()))
 	ch <- prometheus.MustNewConstMetric(eventsDesc, prometheus.CounterValue, float64(c.LastEvent()))
 	ch <- prometheus.MustNewConstMetric(repairedDesc, prometheus.CounterValue, float64(c.Repaired()))
 }

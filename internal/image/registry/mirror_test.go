@@ -16,6 +16,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -413,6 +414,38 @@ func TestHTTPSMeansHTTPS(t *testing.T) {
 	c := configured(t, fmt.Sprintf("server = %q\n", strings.Replace(srv.URL, "http:", "https:", 1)), nil)
 	if _, err := c.Manifest(context.Background(), "1", nil); !errors.Is(err, ErrUnavailable) {
 		t.Error(err)
+	}
+}
+
+// What a proxy is configured for goes through it, and its password is told to nobody.
+func TestProxy(t *testing.T) {
+	blob := []byte("blob")
+	var asked, user atomic.Value
+	proxy := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		asked.Store(r.URL.String())
+		user.Store(r.Header.Get("Proxy-Authorization"))
+		if strings.Contains(r.URL.Path, "/blobs/") {
+			w.Write(blob)
+		}
+	})
+	at, err := url.Parse(strings.Replace(proxy.URL, "http://", "http://me:s3cr3t@", 1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := configured(t, "server = \"http://registry.example\"\n", func(o *Options) {
+		o.Pool = NewPool(&http.Transport{DialContext: noNetwork, Proxy: http.ProxyURL(at)})
+	})
+	if b, err := c.Bytes(context.Background(), describe(blob)); err != nil || !bytes.Equal(b, blob) {
+		t.Fatalf("%q, %v", b, err)
+	}
+	if got, want := asked.Load(), "http://registry.example/v2/team/app/blobs/"+describe(blob).Digest.String(); got != want {
+		t.Errorf("the proxy was asked for %q, want %q", got, want)
+	}
+	if user.Load() == "" {
+		t.Error("the proxy got no credentials")
+	}
+	if p := c.Plan(context.Background()).Hosts[0].Proxy; p != at.Redacted() || strings.Contains(p, "s3cr3t") {
+		t.Errorf("the plan has the proxy %q", p)
 	}
 }
 
