@@ -33,11 +33,17 @@ func (c *SpecCache) LoadSpec(bundle string) (*specs.Spec, error) {
 	return c.parse(b)
 }
 
-// The fields of these hide those of the embedded types, so that the profile stays as it is.
+// The fields of these hide those of the embedded types, so that the profile stays as it is, and so that no decoder is made
+// for other platforms' parts: such a spec is refused in any case (validate), and a decoder costs a shim some 100 KiB.
 type (
 	lazySpec struct {
 		specs.Spec
-		Linux *lazyLinux `json:"linux"`
+		Linux   *lazyLinux `json:"linux"`
+		Solaris *struct{}  `json:"solaris"`
+		Windows *struct{}  `json:"windows"`
+		VM      *struct{}  `json:"vm"`
+		ZOS     *struct{}  `json:"zos"`
+		FreeBSD *struct{}  `json:"freebsd"`
 	}
 	lazyLinux struct {
 		specs.Linux
@@ -52,6 +58,9 @@ func (c *SpecCache) parse(b []byte) (*specs.Spec, error) {
 	}
 	if err := restoreRawEnv(&l.Spec); err != nil {
 		return nil, fmt.Errorf("config.json: %w", err)
+	}
+	if l.Solaris != nil || l.Windows != nil || l.VM != nil || l.ZOS != nil || l.FreeBSD != nil {
+		l.Spec.VM = &specs.VM{}
 	}
 	if l.Linux == nil {
 		return &l.Spec, nil

@@ -11,6 +11,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -304,7 +305,9 @@ func (r Restore) readPid() (int, error) {
 }
 
 // streamKey is how CRIU calls a file or a pipe of somebody else's.
-var streamKey = regexp.MustCompile(`^(file\[[0-9a-f]{1,8}:[0-9a-f]{1,16}\]|pipe:\[[0-9]{1,20}\])$`)
+var streamKey = sync.OnceValue(func() *regexp.Regexp { // 41 KiB, which few shims need
+	return regexp.MustCompile(`^(file\[[0-9a-f]{1,8}:[0-9a-f]{1,16}\]|pipe:\[[0-9]{1,20}\])$`)
+})
 
 // readDescriptors reads the file Descriptors, and that of runc's name and format where there is no other: a list of
 // what the first three descriptors are.
@@ -334,7 +337,7 @@ func readDescriptors(dir string) (map[string]int, error) {
 		return nil, fmt.Errorf("it names %d files as its input and output: %w", len(out), ErrMismatch)
 	}
 	for key, i := range out {
-		if !streamKey.MatchString(key) || i < -1 || i > 2 {
+		if !streamKey().MatchString(key) || i < -1 || i > 2 {
 			return nil, fmt.Errorf("its input and output: %.100q is %d: %w", key, i, ErrMismatch)
 		}
 	}

@@ -30,6 +30,7 @@ const (
 	socketFD   = 3                    // what the child starts with
 	pageAlign  = 0x10000              //
 	maxCode    = dataOffset - elfHead // bytes
+	dataLength = 0x1000               // of it in the file
 	elfHead    = 64 + 2*56            // the ELF header and two program headers
 )
 
@@ -52,16 +53,28 @@ func machineCode() ([]byte, error) {
 // image returns the child as a static ELF executable: one segment of code, one of data whose first page
 // tells the code where its socket and buffers are.
 func image() ([]byte, error) {
-	code, err := machineCode()
+	head, data, err := segments()
 	if err != nil {
 		return nil, err
+	}
+	b := make([]byte, dataOffset+dataLength)
+	copy(b, head)
+	copy(b[dataOffset:], data)
+	return b, nil
+}
+
+// segments returns what the executable begins with, and what it has at dataOffset; there is nothing between.
+func segments() (head, data []byte, err error) {
+	code, err := machineCode()
+	if err != nil {
+		return nil, nil, err
 	}
 	machine := elf.EM_X86_64
 	if runtime.GOARCH == "arm64" {
 		machine = elf.EM_AARCH64
 	}
-	b := make([]byte, dataOffset+0x1000)
-	head := elf.Header64{
+	b := make([]byte, elfHead+len(code))
+	header := elf.Header64{
 		Ident:   [16]byte{0x7f, 'E', 'L', 'F', byte(elf.ELFCLASS64), byte(elf.ELFDATA2LSB), byte(elf.EV_CURRENT)},
 		Type:    uint16(elf.ET_EXEC),
 		Machine: uint16(machine),
@@ -73,26 +86,25 @@ func image() ([]byte, error) {
 		Type: uint32(elf.PT_LOAD), Flags: uint32(elf.PF_R | elf.PF_X), Vaddr: codeBase, Paddr: codeBase,
 		Filesz: uint64(elfHead + len(code)), Memsz: uint64(elfHead + len(code)), Align: pageAlign,
 	}
-	data := elf.Prog64{
+	page := elf.Prog64{
 		Type: uint32(elf.PT_LOAD), Flags: uint32(elf.PF_R | elf.PF_W), Off: dataOffset, Vaddr: dataBase, Paddr: dataBase,
-		Filesz: 0x1000, Memsz: dataSize, Align: pageAlign,
+		Filesz: dataLength, Memsz: dataSize, Align: pageAlign,
 	}
 	at := 0
-	for _, part := range []any{&head, &text, &data, code} {
+	for _, part := range []any{&header, &text, &page, code} {
 		n, err := binary.Encode(b[at:], binary.LittleEndian, part)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		at += n
 	}
-	copy(b[dataOffset:], firstPage())
-	return b, nil
+	return b, firstPage(), nil
 }
 
 // firstPage is the initial content of the data segment: the socket's number and the message header for
 // recvmsg (struct msghdr and struct iovec of a 64-bit machine).
 func firstPage() []byte {
-	page := make([]byte, 0x1000)
+	page := make([]byte, dataLength)
 	put := func(addr, v uint64) { binary.LittleEndian.PutUint64(page[addr-dataBase:], v) }
 	put(dataBase, socketFD)
 	put(headerAddr+16, iovecAddr)

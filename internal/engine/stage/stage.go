@@ -22,7 +22,7 @@ type Launcher struct {
 
 // NewLauncher makes the executable and seals it. Close releases the memfd; children that run keep it.
 func NewLauncher() (*Launcher, error) {
-	elf, err := image()
+	head, data, err := segments()
 	if err != nil {
 		return nil, err
 	}
@@ -35,7 +35,14 @@ func NewLauncher() (*Launcher, error) {
 		return nil, fmt.Errorf("stage: memfd_create: %w", err)
 	}
 	f := os.NewFile(uintptr(fd), "berth-init")
-	if _, err := f.Write(elf); err != nil {
+	err = f.Truncate(dataOffset + dataLength)
+	if err == nil {
+		_, err = f.WriteAt(head, 0)
+	}
+	if err == nil {
+		_, err = f.WriteAt(data, dataOffset)
+	}
+	if err != nil {
 		f.Close()
 		return nil, fmt.Errorf("stage: write memfd: %w", err)
 	}

@@ -21,7 +21,7 @@ func TestDensity(t *testing.T) {
 	}
 	for _, c := range []struct {
 		size, most int // KiB a pod
-	}{{0, 123}, {32, 256}, {1, 3400}} {
+	}{{0, 123}, {32, 256}, {1, 2048}} {
 		t.Run(fmt.Sprint("group", c.size), func(t *testing.T) {
 			b := newBench(t)
 			b.crash()

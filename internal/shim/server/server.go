@@ -101,20 +101,20 @@ func New(cfg Config) (*Server, error) {
 	return s, nil
 }
 
-// Listen opens the group's sockets, in place of those of a dead predecessor.
+// Listen opens the group's sockets, in place of those of a dead predecessor. They stay when a shim ends: a successor's have the
+// same names.
 func Listen(dir string) (rpc, fd, stream *net.UnixListener, err error) {
 	var ls []*net.UnixListener
-	for _, s := range []struct{ name, net string }{{SocketTTRPC, "unix"}, {SocketFD, "unixpacket"}, {SocketStream, "unix"}} {
-		path := filepath.Join(dir, s.name)
+	for _, name := range []string{SocketTTRPC, SocketFD, SocketStream} {
+		path := filepath.Join(dir, name)
 		os.Remove(path)
-		l, err := net.ListenUnix(s.net, &net.UnixAddr{Name: path, Net: s.net})
+		l, err := sys.ListenUnix(path, name == SocketFD)
 		if err != nil {
 			for _, l := range ls {
 				l.Close()
 			}
-			return nil, nil, nil, fmt.Errorf("listen: %w", err)
+			return nil, nil, nil, err
 		}
-		l.SetUnlinkOnClose(false) // a successor's socket of the same name must stay
 		ls = append(ls, l)
 	}
 	return ls[0], ls[1], ls[2], nil
