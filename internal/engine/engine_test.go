@@ -215,11 +215,11 @@ func mountTable(t testing.TB) string {
 }
 
 func TestNamespacesAndNames(t *testing.T) {
-	o := options(t, "sh", "-c", "hostname; ls /proc | grep -c '^[0-9]'; cat /proc/self/cgroup | grep -vc ':/$'")
-	o.Spec.Hostname = "berthed"
+	o := options(t, "sh", "-c", "hostname; cat /proc/sys/kernel/domainname; ls /proc | grep -c '^[0-9]'; cat /proc/self/cgroup | grep -vc ':/$'")
+	o.Spec.Hostname, o.Spec.Domainname = "berthed", "example.test"
 	out, _ := run(t, o)
 	// three processes at most: sh, ls, grep; every cgroup path is the namespace's root
-	if lines := strings.Fields(out); len(lines) != 3 || lines[0] != "berthed" || lines[2] != "0" || len(lines[1]) != 1 {
+	if lines := strings.Fields(out); len(lines) != 4 || lines[0] != "berthed" || lines[1] != "example.test" || lines[3] != "0" || len(lines[2]) != 1 {
 		t.Errorf("output %q", out)
 	}
 }

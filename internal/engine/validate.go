@@ -95,6 +95,8 @@ func validateProcess(p *specs.Process) error {
 	switch {
 	case p == nil:
 		return errors.New("process is missing")
+	case p.CommandLine != "":
+		return errors.New("process.commandLine is for Windows: the program and its arguments go into process.args")
 	case len(p.Args) == 0 || p.Args[0] == "":
 		return errors.New("process.args is empty: there is no program to run")
 	case !filepath.IsAbs(p.Cwd):

@@ -10,6 +10,9 @@ import (
 
 func (g *Group) applyMemory(r *specs.LinuxResources) error {
 	m := r.Memory
+	if m != nil && m.UseHierarchy != nil && !*m.UseHierarchy {
+		return fmt.Errorf("memory useHierarchy false: %w: since Linux 5.11 a group always counts for those above it", ErrUnsupported)
+	}
 	if m == nil || !given(m.Limit) && !given(m.Swap) && !given(m.Reservation) && !given(m.KernelTCP) &&
 		m.Swappiness == nil && !given(m.DisableOOMKiller) {
 		return nil
