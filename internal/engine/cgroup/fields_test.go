@@ -64,6 +64,11 @@ func weights(w, leaf *uint16) []specs.LinuxWeightDevice {
 	return []specs.LinuxWeightDevice{{LinuxBlockIODevice: disk, Weight: w, LeafWeight: leaf}}
 }
 
+// kernelMemory asks for what the specification advises against.
+func kernelMemory(n int64) specs.LinuxResources {
+	return memory(specs.LinuxMemory{Kernel: &n}) //lint:ignore SA1019 it is still a field
+}
+
 // resourceFields has every field of linux.resources (config-linux.md, Control groups) but devices, which is a program or a
 // list: see TestDevices and its like. The kernel's limit of kernel memory went with Linux 5.16: it is taken and has no effect,
 // as in all runtimes.
@@ -72,7 +77,7 @@ func resourceFields() map[string]asked {
 		"memory.limit":             {memory(specs.LinuxMemory{Limit: ptr(int64(100))}), "memory.limit_in_bytes: 100", "memory.max: 100"},
 		"memory.reservation":       {memory(specs.LinuxMemory{Reservation: ptr(int64(50))}), "memory.soft_limit_in_bytes: 50", "memory.low: 50"},
 		"memory.swap":              {memory(specs.LinuxMemory{Limit: ptr(int64(100)), Swap: ptr(int64(130))}), "memory.memsw.limit_in_bytes: 130", "memory.swap.max: 30"},
-		"memory.kernel":            {memory(specs.LinuxMemory{Kernel: ptr(int64(1))}), "memory.limit_in_bytes: ", "memory.max: "},
+		"memory.kernel":            {kernelMemory(1), "memory.limit_in_bytes: ", "memory.max: "},
 		"memory.kernelTCP":         {memory(specs.LinuxMemory{KernelTCP: ptr(int64(9))}), "memory.kmem.tcp.limit_in_bytes: 9", "!kernelTCP"},
 		"memory.swappiness":        {memory(specs.LinuxMemory{Swappiness: ptr(uint64(7))}), "memory.swappiness: 7", "!swappiness"},
 		"memory.disableOOMKiller":  {memory(specs.LinuxMemory{DisableOOMKiller: ptr(true)}), "memory.oom_control: 1", "!disableOOMKiller"},

@@ -95,6 +95,10 @@ func runcOptions(table map[string]any) (proto.Message, error) {
 		if !ok {
 			return nil, &BadOption{key, fmt.Sprintf("%v is not what a runc shim takes there: it is of type %s", table[key], f.Kind())}
 		}
+		if name, _ := table[key].(string); key == "BinaryName" && filepath.Base(name) == "runsc" {
+			return nil, &BadOption{key, "runsc has a shim of its own, containerd-shim-runsc-v1: under a runc shim a pod hangs with its second container, " +
+				"for runsc gives the process of the whole sandbox as that of each"}
+		}
 		o.ProtoReflect().Set(f, v)
 	}
 	return o, nil

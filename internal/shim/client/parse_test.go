@@ -44,6 +44,7 @@ func TestNewOptions(t *testing.T) {
 		{"/usr/bin/containerd-shim-runc-v2", table{"BinaryName": "crun", "SystemdCgroup": true, "IoUid": int64(7)}, "containerd.runc.v1.Options", "", "crun"},
 		{"containerd-shim-runc-v2", table{"Binary": "crun"}, "", "Binary", ""},
 		{"containerd-shim-runc-v2", table{"BinaryName": true}, "", "BinaryName", ""},
+		{"containerd-shim-runc-v2", table{"BinaryName": "/usr/bin/runsc"}, "", "BinaryName", ""},
 		{"containerd-shim-runc-v2", table{"IoUid": int64(-1)}, "", "IoUid", ""},
 		{"containerd-shim-runsc-v1", table{"TypeUrl": "io.containerd.runsc.v1.options", "ConfigPath": "/etc/runsc.toml"}, "runtimeoptions.v1.Options", "", "/etc/runsc.toml"},
 		{"containerd-shim-runsc-v1", table{"ConfigPath": "runsc.toml"}, "", "ConfigPath", ""},

@@ -35,7 +35,8 @@ type fake struct {
 	creates int
 	hang    chan struct{} // Create of "hang" waits for it
 	made    map[string]*fakeContainer
-	gone    []string // abandoned cgroups
+	rootfs  []engine.Mount // of the last Create
+	gone    []string       // abandoned cgroups
 }
 
 func (f *fake) LoadSpec(bundle string) (*specs.Spec, error) {
@@ -44,7 +45,7 @@ func (f *fake) LoadSpec(bundle string) (*specs.Spec, error) {
 
 func (f *fake) Create(ctx context.Context, o engine.CreateOptions) (Container, error) {
 	f.mu.Lock()
-	f.creates++
+	f.creates, f.rootfs = f.creates+1, o.Rootfs
 	f.mu.Unlock()
 	switch o.ID {
 	case "hang":

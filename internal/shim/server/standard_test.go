@@ -5,6 +5,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"syscall"
 	"testing"
@@ -14,6 +15,7 @@ import (
 	stats2 "github.com/containerd/cgroups/v3/cgroup2/stats"
 	taskv2 "github.com/containerd/containerd/api/runtime/task/v2"
 	taskv3 "github.com/containerd/containerd/api/runtime/task/v3"
+	"github.com/containerd/containerd/api/types"
 	runcoptions "github.com/containerd/containerd/api/types/runc/options"
 	runtimeoptions "github.com/containerd/containerd/api/types/runtimeoptions/v1"
 	tasktypes "github.com/containerd/containerd/api/types/task"
@@ -22,6 +24,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 
+	"github.com/11f9778f/berth/internal/engine"
 	"github.com/11f9778f/berth/internal/engine/cgroup"
 	"github.com/11f9778f/berth/internal/shim/state"
 	"github.com/11f9778f/berth/internal/shim/wire"
@@ -78,6 +81,20 @@ func packed(t *testing.T, url string, m proto.Message) *anypb.Any {
 		t.Fatal(err)
 	}
 	return &anypb.Any{TypeUrl: url, Value: b}
+}
+
+// The mounts of a snapshotter, each at its own target, reach the engine as containerd sends them.
+func TestRootfsMountsAreHandedOn(t *testing.T) {
+	r := newRig(t, t.TempDir(), false)
+	_, err := r.task.Create(r.ctx, &taskv3.CreateTaskRequest{ID: "c", Bundle: "/bundles/c", Rootfs: []*types.Mount{
+		{Type: "overlay", Source: "overlay", Options: []string{"lowerdir=/a"}}, {Type: "bind", Source: "/b", Target: "/srv", Options: []string{"rbind", "ro"}},
+	}})
+	want := []engine.Mount{
+		{Type: "overlay", Source: "overlay", Options: []string{"lowerdir=/a"}}, {Type: "bind", Source: "/b", Target: "/srv", Options: []string{"rbind", "ro"}},
+	}
+	if err != nil || !reflect.DeepEqual(r.fake.rootfs, want) {
+		t.Errorf("%+v, %v", r.fake.rootfs, err)
+	}
 }
 
 func TestOptions(t *testing.T) {
