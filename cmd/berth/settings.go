@@ -174,7 +174,7 @@ func nodeConfig(l *config.Loaded, log *slog.Logger) node.Config {
 			Enabled: l.Network.Driver == "cni", ConfDir: l.Network.CNI.ConfDir, BinDirs: l.Network.CNI.BinDirs,
 			Network: l.Network.CNI.Network, Template: l.Network.CNI.Template, Timeout: l.Network.CNI.Timeout.Duration,
 		},
-		GroupSize: l.Shims.GroupSize, NoSpareShim: !l.Shims.Spare,
+		GroupSize: l.Shims.GroupSize, LogSize: int64(l.Shims.LogMaxMiB) << 20, LogFiles: l.Shims.LogMaxFiles, NoSpareShim: !l.Shims.Spare,
 		Blanks: l.Images.Blanks, Downloads: l.Images.Downloads, Unpacks: l.Images.Unpacks,
 		ImageGC: imagegc.Policy{
 			HighPercent: l.Images.GCHighPercent, LowPercent: l.Images.GCLowPercent, MinAge: l.Images.GCMinAge.Duration,

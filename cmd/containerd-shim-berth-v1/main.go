@@ -16,6 +16,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/11f9778f/berth/internal/shim/crilog"
 	"github.com/11f9778f/berth/internal/shim/launch"
 	"github.com/11f9778f/berth/internal/shim/server"
 )
@@ -85,7 +86,7 @@ func serve(f flags) error {
 	ctx := context.Background()
 	s, err := server.New(server.Config{
 		Dir: boot.Dir, Group: boot.Group, Generation: boot.Generation, Namespace: boot.Namespace, EventsAddress: boot.EventsAddress,
-		Managed: boot.Managed, Files: files, Engine: server.NewLinux(), Logger: log,
+		Managed: boot.Managed, LogRotation: crilog.Rotation{Size: boot.LogSize, Files: boot.LogFiles}, Files: files, Engine: server.NewLinux(), Logger: log,
 		Execute: func(binary string, files map[string]*os.File) error {
 			boot.Generation++
 			return launch.Execute(binary, boot, files)

@@ -28,6 +28,8 @@ func (l *Loaded) Check() error {
 	c.oneOf("log.format", l.Log.Format, "text", "json")
 	c.streaming()
 	c.within("shims.group_size", l.Shims.GroupSize, 1, 1000)
+	c.within("shims.log_max_mib", l.Shims.LogMaxMiB, 0, 1<<20)
+	c.within("shims.log_max_files", l.Shims.LogMaxFiles, 1, 1000)
 	c.within("images.blanks", l.Images.Blanks, 0, 1000)
 	c.handlers()
 	c.network()

@@ -80,6 +80,11 @@ type Shims struct {
 	// Pods that one shim process keeps at most. 1 is the strictest: each pod has a process of its own.
 	// Pods of two namespaces never share one.
 	GroupSize int `toml:"group_size"`
+	// Shims rotate the log of a container by themselves before it grows larger than so many MiB. 0 leaves that to who
+	// asks for it: a kubelet does, by ReopenContainerLog. Pods that run keep what held when their shim was started.
+	LogMaxMiB int `toml:"log_max_mib"`
+	// Files that a log has then at most, with the one that is written: what is older is removed.
+	LogMaxFiles int `toml:"log_max_files"`
 	// Keep a shim ready that has no pod yet, for the next one that no other shim may keep. It takes some 3 MiB.
 	Spare bool `toml:"spare"`
 }
@@ -219,7 +224,7 @@ func Default() Config {
 		Log:       Log{Level: "info", Format: "text"},
 		CRI:       CRI{CDIDirs: []string{"/etc/cdi", "/var/run/cdi"}},
 		Streaming: Streaming{Address: "127.0.0.1:0", IdleTimeout: Duration{4 * time.Hour}},
-		Shims:     Shims{GroupSize: 72, Spare: true},
+		Shims:     Shims{GroupSize: 72, LogMaxFiles: 5, Spare: true},
 		Handlers:  map[string]Handler{},
 		Network: Network{Driver: "bridge", Spares: 4, CNI: CNI{
 			ConfDir: "/etc/cni/net.d", BinDirs: []string{"/opt/cni/bin"}, Timeout: Duration{time.Minute},

@@ -46,6 +46,9 @@ type Config struct {
 	SystemdCgroup bool
 	// GroupSize bounds the pods that one shim keeps; 0 is the shim client's default.
 	GroupSize int
+	// LogSize, in bytes, and LogFiles are the shims' own rotation of containers' logs; 0 is none.
+	LogSize  int64
+	LogFiles int
 	// NoSpareShim lets no blank shim wait for the next pod.
 	NoSpareShim bool
 	// Blanks is how many writable layers that nobody wrote into are kept; 0 is the store's default, negative none.

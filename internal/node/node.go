@@ -111,7 +111,7 @@ func (n *Node) open(ctx context.Context) error {
 		return err
 	}
 	n.shims, err = client.Open(ctx, client.Config{
-		RunDir: n.cfg.Run, Handlers: n.cfg.shimHandlers(), GroupSize: n.cfg.GroupSize, Spare: n.cfg.IdleExit == 0 && !n.cfg.NoSpareShim, Linger: shimLinger, Logger: n.cfg.Log,
+		RunDir: n.cfg.Run, Handlers: n.cfg.shimHandlers(), GroupSize: n.cfg.GroupSize, LogSize: n.cfg.LogSize, LogFiles: n.cfg.LogFiles, Spare: n.cfg.IdleExit == 0 && !n.cfg.NoSpareShim, Linger: shimLinger, Logger: n.cfg.Log,
 	})
 	if err != nil {
 		return err

@@ -190,6 +190,7 @@ func (g *group) launch(ctx context.Context, files map[string]*sys.Held) error {
 	}
 	cmd, err := launch.Start(ctx, rec.Binary, launch.Boot{
 		Dir: g.dir, Group: g.id, Generation: rec.Generation, Namespace: g.m.cfg.Namespace, EventsAddress: g.m.events.address, Managed: true,
+		LogSize: g.m.cfg.LogSize, LogFiles: g.m.cfg.LogFiles,
 	}, files)
 	if err != nil {
 		return err

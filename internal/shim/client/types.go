@@ -16,6 +16,10 @@ type Config struct {
 	Handlers map[string]Handler
 	// GroupSize bounds how many sandboxes one shim keeps (default 72: six dozen, by TestDensity; 1 is the strictest).
 	GroupSize int
+	// LogSize, in bytes, and LogFiles bound the CRI log of a container: its shim rotates it by itself. 0 leaves that to the
+	// caller (ReopenLog). Shims that run already keep what they were started with.
+	LogSize  int64
+	LogFiles int
 	// Spare keeps one blank shim of the default handler running, so that the first pod of a new group
 	// does not wait for a process to start.
 	Spare bool

@@ -23,7 +23,11 @@
 // container's own end keeps the FIFO alive. A terminal's master can't be spliced into a file: there the bytes
 // of one read, at the very moment of the kill, may be lost.
 //
-// What the package never does: rotate (the kubelet renames the file and calls Reopen), limit the size, wait for
-// the disk (fsync), or hold a container up because its log can't be written: such output is counted and named
+// # Rotation
+//
+// The kubelet renames the file and calls Reopen. Where nobody does, a Log rotates by itself (Rotation): between two
+// records, so that each is in one file, whole. A reader that follows finds a new file at the path, as after the kubelet's.
+//
+// What the package never does: compress, limit the size of what the kubelet rotates, wait for the disk (fsync), or hold a container up because its log can't be written: such output is counted and named
 // in the log when writing works again.
 package crilog

@@ -15,8 +15,9 @@ import (
 
 // Log is one CRI log file. Its methods may be called from several goroutines.
 type Log struct {
-	path string
-	now  func() time.Time
+	path     string
+	rotation Rotation
+	now      func() time.Time
 
 	mu   sync.Mutex
 	file *os.File // guarded by mu; nil after Close
@@ -26,12 +27,12 @@ type Log struct {
 
 // Open opens the log file at path for appending; a missing one is made with mode 0640. The last element of the
 // path may not be a link.
-func Open(path string) (*Log, error) {
+func Open(path string, rotation Rotation) (*Log, error) {
 	f, err := openFile(path)
 	if err != nil {
 		return nil, err
 	}
-	return &Log{path: path, now: time.Now, file: f}, nil
+	return &Log{path: path, rotation: rotation, now: time.Now, file: f}, nil
 }
 
 func openFile(path string) (*os.File, error) {
@@ -96,6 +97,9 @@ func (l *Log) write(encode func(now time.Time) (records []byte), intent func(ino
 		return
 	}
 	ino, size, err := sys.Inode(l.file)
+	if err == nil && l.rotate(size, int64(len(records))) {
+		ino, size, err = sys.Inode(l.file)
+	}
 	if err == nil {
 		intent(ino, size)
 		if _, err = l.file.Write(records); err != nil {

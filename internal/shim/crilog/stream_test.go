@@ -56,7 +56,7 @@ func start(t testing.TB, s *Stream) {
 
 func (f *fixture) openLog() {
 	f.t.Helper()
-	l, err := Open(filepath.Join(f.dir, "0.log"))
+	l, err := Open(filepath.Join(f.dir, "0.log"), Rotation{})
 	if err != nil {
 		f.t.Fatal(err)
 	}
@@ -149,13 +149,13 @@ func TestReopenAfterRotation(t *testing.T) {
 }
 
 func TestLogWithoutDirectoryIsOneSentence(t *testing.T) {
-	_, err := Open(filepath.Join(t.TempDir(), "missing", "0.log"))
+	_, err := Open(filepath.Join(t.TempDir(), "missing", "0.log"), Rotation{})
 	if err == nil || !strings.Contains(err.Error(), "open container log") {
 		t.Fatal(err)
 	}
 	link := filepath.Join(t.TempDir(), "0.log")
 	os.Symlink("/etc/hostname", link)
-	if _, err := Open(link); err == nil {
+	if _, err := Open(link, Rotation{}); err == nil {
 		t.Fatal("a link was followed")
 	}
 }
@@ -240,7 +240,8 @@ func TestHelperWriter(t *testing.T) {
 	if dir == "" {
 		t.Skip("a helper process of TestKilledWriter")
 	}
-	l, err := Open(filepath.Join(dir, "0.log"))
+	size, _ := strconv.ParseInt(os.Getenv("BERTH_CRILOG_TEST_SIZE"), 10, 64)
+	l, err := Open(filepath.Join(dir, "0.log"), Rotation{Size: size, Files: 1 << 20})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -256,8 +257,14 @@ func TestHelperWriter(t *testing.T) {
 	<-s.Done()
 }
 
-// TestKilledWriter kills the writer again and again while numbered lines flow; none may be lost or doubled.
+// TestKilledWriter kills the writer again and again while numbered lines flow; none may be lost or doubled, also where the
+// writer rotates the log.
 func TestKilledWriter(t *testing.T) {
+	t.Run("one file", func(t *testing.T) { testKilledWriter(t, 0) })
+	t.Run("rotated", func(t *testing.T) { testKilledWriter(t, 64<<10) })
+}
+
+func testKilledWriter(t *testing.T, size int64) {
 	f := newFixture(t)
 	stop := make(chan struct{})
 	count := make(chan int)
@@ -274,13 +281,13 @@ func TestKilledWriter(t *testing.T) {
 	}()
 	helper := func() *exec.Cmd {
 		cmd := exec.Command(os.Args[0], "-test.run=^TestHelperWriter$")
-		cmd.Env = append(os.Environ(), "BERTH_CRILOG_TEST_DIR="+f.dir)
+		cmd.Env = append(os.Environ(), "BERTH_CRILOG_TEST_DIR="+f.dir, "BERTH_CRILOG_TEST_SIZE="+strconv.FormatInt(size, 10))
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
 		return cmd
 	}
-	rounds := 40
+	rounds := 20
 	if testing.Short() {
 		rounds = 5
 	}
@@ -303,8 +310,15 @@ func TestKilledWriter(t *testing.T) {
 	}
 	f.w.Close()
 	last.Wait() // the end of the FIFO
-	got := texts(t, f.log.Path())
-	t.Logf("%d lines through %d killed writers", n, rounds)
+	files := f.files()
+	var got []string
+	for _, file := range files {
+		got = append(got, texts(t, file)...)
+	}
+	t.Logf("%d lines in %d files through %d killed writers", n, len(files), rounds)
+	if size > 0 && len(files) < 2 {
+		t.Error("the log was not rotated")
+	}
 	if len(got) != n {
 		t.Errorf("%d lines were written, %d are in the log", n, len(got))
 	}
@@ -340,7 +354,7 @@ func BenchmarkStream(b *testing.B) {
 	sys.MakeFIFO(fifo, 0o600, os.Getuid(), os.Getgid())
 	w, _ := sys.OpenFIFO(fifo, syscall.O_RDWR)
 	r, _ := sys.OpenFIFO(fifo, syscall.O_RDONLY|syscall.O_NONBLOCK)
-	l, _ := Open(filepath.Join(dir, "0.log"))
+	l, _ := Open(filepath.Join(dir, "0.log"), Rotation{})
 	s, err := l.Follow(Source{Name: Stdout, File: r, Spool: filepath.Join(dir, "spool")})
 	if err != nil {
 		b.Fatal(err)
@@ -357,7 +371,7 @@ func BenchmarkStream(b *testing.B) {
 
 // The stamps of what several streams write follow each other: readers go by them.
 func TestStampsFollowEachOther(t *testing.T) {
-	l, err := Open(filepath.Join(t.TempDir(), "log"))
+	l, err := Open(filepath.Join(t.TempDir(), "log"), Rotation{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -59,6 +59,9 @@ type Boot struct {
 	// EventsAddress is the daemon's ttrpc socket.
 	EventsAddress string `json:"eventsAddress,omitempty"`
 	Managed       bool   `json:"managed,omitempty"`
+	// LogSize and LogFiles are the shim's own rotation of CRI logs; 0 is none.
+	LogSize  int64 `json:"logSize,omitempty"`
+	LogFiles int   `json:"logFiles,omitempty"`
 	// Files names the inherited descriptors, from 4 on.
 	Files []string `json:"files,omitempty"`
 	// Numbers are those of Files, where a shim has executed its successor: see Execute.

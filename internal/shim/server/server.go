@@ -14,6 +14,7 @@ import (
 
 	"github.com/containerd/errdefs"
 
+	"github.com/11f9778f/berth/internal/shim/crilog"
 	"github.com/11f9778f/berth/internal/shim/fdstore"
 	"github.com/11f9778f/berth/internal/shim/state"
 	"github.com/11f9778f/berth/internal/shim/ttrpc"
@@ -45,6 +46,8 @@ type Config struct {
 	// no events about what it asked for itself. A stock containerd expects the last ShutdownSandbox to end
 	// the shim, and every event.
 	Managed bool
+	// LogRotation is how CRI logs are rotated where nobody else does.
+	LogRotation crilog.Rotation
 	// Files are descriptors of a dead predecessor, by name. The Server owns them.
 	Files  map[string]*os.File
 	Engine Engine

@@ -85,7 +85,7 @@ func (p *process) openStdio(w stdioSpec, spec *specs.Process) (e ends, err error
 
 func (p *process) openLog(w stdioSpec) (err error) {
 	if path := w.logPath(); path != "" {
-		p.stdio.log, err = crilog.Open(path)
+		p.stdio.log, err = crilog.Open(path, p.t.s.cfg.LogRotation)
 	}
 	return err
 }
