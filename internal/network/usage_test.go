@@ -62,3 +62,19 @@ func (h *host) counters(id string) (n [4]uint64) {
 	})
 	return n
 }
+
+// A pod without an IPv6 address from us has none at all, so that it does not announce itself to all others of the bridge.
+func TestNoLinkLocal(t *testing.T) {
+	h := newHost(t, nil)
+	h.pod("a")
+	h.In("a", func() error {
+		text, err := os.ReadFile("/proc/thread-self/net/if_inet6")
+		if err == nil && strings.Contains(string(text), podInterface) {
+			t.Errorf("its addresses are\n%s", text)
+		}
+		if os.IsNotExist(err) { // no IPv6
+			return nil
+		}
+		return err
+	})
+}

@@ -4,6 +4,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"syscall"
 
 	"github.com/vishvananda/netlink/nl"
@@ -91,9 +92,7 @@ func (c *Conn) CreatePair(p Pair) error {
 	port.AddRtAttr(nl.IFLA_INFO_SLAVE_KIND, nl.NonZeroTerminated("bridge"))
 	port.AddRtAttr(nl.IFLA_INFO_SLAVE_DATA, nil).AddRtAttr(nl.IFLA_BRPORT_MODE, nl.Uint8Attr(1))
 	set.AddData(port)
-	spec := nl.NewRtAttr(iflaAfSpec, nil)
-	spec.AddRtAttr(syscall.AF_INET6, nil).AddRtAttr(inet6AddrGen, nl.Uint8Attr(addrGenNone))
-	set.AddData(spec)
+	set.AddData(noAddrGen())
 
 	if p.Spare {
 		return c.do(
@@ -112,7 +111,8 @@ func (c *Conn) CreatePair(p Pair) error {
 }
 
 // ConfigurePod brings the pod's end up and gives it its hardware address, if mac is not nil, its addresses and a
-// default route by each gateway. What is there already stays. IsMissing is true of the error where there is no such end in this namespace.
+// default route by each gateway. Without an IPv6 address among them it gets no link-local one either: to announce and
+// to probe that, the kernel would send every pod of the bridge a handful of packets at each start. What is there already stays. IsMissing is true of the error where there is no such end in this namespace.
 func (c *Conn) ConfigurePod(name string, mac net.HardwareAddr, addrs []netip.Prefix, gateways []netip.Addr) error {
 	index, err := c.Index(name)
 	if err != nil {
@@ -122,7 +122,11 @@ func (c *Conn) ConfigurePod(name string, mac net.HardwareAddr, addrs []netip.Pre
 	if mac != nil {
 		add(up.req, syscall.IFLA_ADDRESS, mac)
 	}
-	msgs := []message{up}
+	var msgs []message
+	if !slices.ContainsFunc(addrs, func(a netip.Prefix) bool { return a.Addr().Is6() }) {
+		msgs = append(msgs, noLinkLocal(index))
+	}
+	msgs = append(msgs, up)
 	for _, a := range addrs {
 		msgs = append(msgs, newAddress(index, a))
 	}
@@ -130,6 +134,21 @@ func (c *Conn) ConfigurePod(name string, mac net.HardwareAddr, addrs []netip.Pre
 		msgs = append(msgs, defaultRoute(index, gw))
 	}
 	return c.do(msgs...)
+}
+
+// noLinkLocal keeps the kernel from giving a link an IPv6 address of its own; the link is not up yet. A kernel without
+// IPv6 gives none anyway.
+func noLinkLocal(index int) message {
+	req := linkRequest(0, 0)
+	req.Data[0].(*nl.IfInfomsg).Index = int32(index)
+	req.AddData(noAddrGen())
+	return message{what: "set up link", req: req, ok: []syscall.Errno{syscall.EAFNOSUPPORT, syscall.EOPNOTSUPP}}
+}
+
+func noAddrGen() *nl.RtAttr {
+	spec := nl.NewRtAttr(iflaAfSpec, nil)
+	spec.AddRtAttr(syscall.AF_INET6, nil).AddRtAttr(inet6AddrGen, nl.Uint8Attr(addrGenNone))
+	return spec
 }
 
 // ForgetPod takes the addresses from the pod's end, so that it no longer answers for them. No such end, or no
