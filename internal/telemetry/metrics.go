@@ -20,7 +20,7 @@ type State interface {
 	Containers() map[string]int
 	Shims() map[string]int
 	Images() int
-	// PulledBytes is how much has come from registries.
+	// PulledBytes is how much of layers has come, from registries and archives.
 	PulledBytes() int64
 	// LastEvent is the number of the newest entry of the event log.
 	LastEvent() uint64
@@ -105,7 +105,7 @@ var (
 	containersDesc = prometheus.NewDesc("berth_containers", "Containers, by state.", []string{"state"}, nil)
 	shimsDesc      = prometheus.NewDesc("berth_shims", "Shim processes, by state; each keeps a group of pods.", []string{"state"}, nil)
 	imagesDesc     = prometheus.NewDesc("berth_images", "Images in the store.", nil, nil)
-	pulledDesc     = prometheus.NewDesc("berth_image_pull_bytes_total", "Bytes of layers that have come from registries, while they come.", nil, nil)
+	pulledDesc     = prometheus.NewDesc("berth_image_pull_bytes_total", "Bytes of layers that have come, from registries and archives, while they come.", nil, nil)
 	eventsDesc     = prometheus.NewDesc("berth_event_log_last", "Number of the newest entry of the event log; it grows by one with each.", nil, nil)
 	repairedDesc   = prometheus.NewDesc("berth_leaks_repaired_total", "Things without an owner (mounts, links, cgroups, ...) that were found and removed since the start.", nil, nil)
 )
