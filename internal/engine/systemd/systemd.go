@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"time"
 
 	"github.com/coreos/go-systemd/v22/dbus"
 	godbus "github.com/godbus/dbus/v5"
@@ -147,14 +148,22 @@ func (d *Driver) wait(ctx context.Context, start func(chan<- string) error) erro
 	if err := start(done); err != nil {
 		return err
 	}
-	select {
-	case result := <-done:
-		if result != "done" {
-			return fmt.Errorf("systemd's job ended as %q", result)
+	look := time.NewTicker(time.Second)
+	defer look.Stop()
+	for {
+		select {
+		case result := <-done:
+			if result != "done" {
+				return fmt.Errorf("systemd's job ended as %q", result)
+			}
+			return nil
+		case <-look.C: // nobody tells how a job ended while there was no connection
+			if d.Lost() {
+				return errors.New("the connection was lost before systemd's job ended")
+			}
+		case <-ctx.Done():
+			return fmt.Errorf("wait for systemd's job: %w", ctx.Err())
 		}
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
 	}
 }
 

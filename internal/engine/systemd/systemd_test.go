@@ -2,11 +2,15 @@ package systemd
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 
@@ -108,6 +112,47 @@ func TestSlice(t *testing.T) {
 	if err := d.StartSlice(ctx, "berth-pod1.slice", nil); err != nil {
 		t.Error(err)
 	}
+}
+
+// A job of whose end nobody tells any more, for the bus is gone.
+func TestLostJob(t *testing.T) {
+	m := systemdtest.New(t)
+	m.PlainUnits = true
+	m.EndJobsAs("")
+	ended := make(chan error, 1)
+	go func() {
+		ended <- (&Lazy{}).Start(t.Context(), engine.Scope{Name: "a.scope", Slice: "pods.slice", PID: 42})
+	}()
+	for len(m.Units()) == 0 {
+		time.Sleep(time.Millisecond)
+	}
+	m.Disconnect()
+	if err := <-ended; err == nil {
+		t.Error("it succeeded")
+	}
+}
+
+// A bus that takes connections and says nothing holds up nobody longer than he wants.
+func TestDeafBus(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "bus")
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	t.Setenv("DBUS_SYSTEM_BUS_ADDRESS", "unix:path="+path)
+	var d Lazy
+	var calls sync.WaitGroup
+	for range 2 {
+		calls.Go(func() {
+			ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+			defer cancel()
+			if err := d.Stop(ctx, "a.scope"); !errors.Is(err, context.DeadlineExceeded) {
+				t.Error(err)
+			}
+		})
+	}
+	calls.Wait()
 }
 
 // scopedSpec is of a container in a scope of a slice.

@@ -74,7 +74,7 @@ func (m *Manager) Fail(unit string) {
 	m.failed[unit] = true
 }
 
-// EndJobsAs sets the result of the jobs to come; "done" is success.
+// EndJobsAs sets the result of the jobs to come; "done" is success, and with "" nobody hears of their end.
 func (m *Manager) EndJobsAs(result string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -162,6 +162,9 @@ func (m *Manager) job(unit string) godbus.ObjectPath {
 	m.jobs++
 	path := godbus.ObjectPath(fmt.Sprintf("%s/job/%d", managerPath, m.jobs))
 	id, result, conns := m.jobs, m.result, slices.Collect(maps.Keys(m.conns))
+	if result == "" {
+		return path
+	}
 	go func() {
 		for _, c := range conns {
 			c.Emit(managerPath, managerName+".JobRemoved", id, path, unit, result)
