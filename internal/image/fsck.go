@@ -81,6 +81,9 @@ type badItem struct {
 	blob  bool
 }
 
+// unknown is the problem of what no part of the store has.
+const unknown = "nobody knows it"
+
 // owners says who wants each blob and layer.
 func (s *Store) owners() map[digest.Digest]string {
 	s.mu.Lock()
@@ -153,7 +156,7 @@ func (c *check) fixed(context.Context) error {
 			}
 			continue
 		}
-		c.addBad(path, s.trash, "", 0, "nobody knows it", "", false)
+		c.addBad(path, s.trash, "", 0, unknown, "", false)
 	}
 	signed, err := os.ReadDir(s.signatures())
 	if err != nil {
@@ -207,7 +210,7 @@ func (c *check) blobs(ctx context.Context) error {
 		size, here := known[d]
 		switch {
 		case !ok || !here && !s.knows(d, true):
-			c.addBad(path, s.trash, "", fi.Size(), "nobody knows it", d, true)
+			c.addBad(path, s.trash, "", fi.Size(), unknown, d, true)
 		case here && fi.Size() != size:
 			c.addBad(path, s.trash, c.owners[d], fi.Size(), fmt.Sprintf("it should have %d bytes", size), d, true)
 		case c.o.Verify && !s.verify(ctx, path, d):
@@ -275,7 +278,7 @@ func (c *check) layers(ctx context.Context) error {
 		usage, here := known[d]
 		if !ok || !here && !s.knows(d, false) {
 			if exists(path) {
-				c.addBad(path, s.trash, "", 0, "nobody knows it", d, false)
+				c.addBad(path, s.trash, "", 0, unknown, d, false)
 			}
 			continue
 		}
@@ -341,7 +344,7 @@ func (c *check) snapshots(ctx context.Context) error {
 		s.mu.Unlock()
 		if !ok {
 			if exists(path) {
-				c.addBad(path, s.snapTrash, "", 0, "nobody knows it", "", false)
+				c.addBad(path, s.snapTrash, "", 0, unknown, "", false)
 			}
 			continue
 		}
@@ -364,6 +367,11 @@ func (c *check) repair() error {
 	var lost []digest.Digest
 	for _, b := range c.bad {
 		s.disk.Lock()
+		if item := &c.report.Items[b.item]; item.Problem == unknown && s.knows(b.d, b.blob) {
+			s.disk.Unlock()
+			item.Problem = "" // a pull was about to tell
+			continue
+		}
 		err := s.discard(b.path, b.trash)
 		s.mu.Lock()
 		if b.blob {

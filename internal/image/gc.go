@@ -14,9 +14,9 @@ import (
 	"github.com/11f9778f/berth/internal/sys"
 )
 
-// Remove removes the image that refOrID means, with all its names. Its blobs and layers go in the
-// background, unless another namespace has them, and those that a snapshot lies on when that goes. Where there is no such image the error is
-// ErrNotFound.
+// Remove removes the image that refOrID means, with all its names. Its blobs and layers go in the background, unless
+// another namespace has them, and those that a snapshot lies on when that goes. Where there is no such image the error
+// is ErrNotFound.
 func (s *Store) Remove(ctx context.Context, refOrID string) error {
 	if err := s.gate.enter(); err != nil {
 		return err
@@ -157,17 +157,39 @@ func (s *Store) settler() {
 
 // syncLayers writes unpacked layers to the disk and marks them.
 func (s *Store) syncLayers() error {
-	var todo []digest.Digest
-	s.mu.Lock()
-	for d, l := range s.layerRecs {
-		if !l.synced {
-			todo = append(todo, d)
-		}
-	}
-	s.mu.Unlock()
+	todo := s.unsynced()
 	if len(todo) == 0 {
 		return nil
 	}
+	if err := s.syncFilesystem(); err != nil {
+		s.doubt(todo)
+		return err
+	}
+	for d, l := range todo {
+		if err := failpoint.Here("image/synced/before"); err != nil {
+			return err
+		}
+		if err := s.markSynced(d, l); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// unsynced are the layers that a sync could make safe.
+func (s *Store) unsynced() map[digest.Digest]*layerRec {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	todo := map[digest.Digest]*layerRec{}
+	for d, l := range s.layerRecs {
+		if !l.synced && !l.doubtful {
+			todo[d] = l
+		}
+	}
+	return todo
+}
+
+func (s *Store) syncFilesystem() error {
 	dir, err := sys.OpenFolder(s.layers())
 	if err != nil {
 		return err
@@ -176,26 +198,39 @@ func (s *Store) syncLayers() error {
 	if err := failpoint.Here("image/syncfs/before"); err != nil {
 		return err
 	}
-	if err := dir.Syncfs(); err != nil {
+	return dir.Syncfs()
+}
+
+// doubt notes that layers may not have reached the disk. A kernel tells of a write that failed once and forgets it:
+// the next sync that succeeds says nothing about them.
+func (s *Store) doubt(layers map[digest.Digest]*layerRec) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, l := range layers {
+		l.doubtful = true
+	}
+}
+
+// markSynced notes that a layer is on the disk, unless it was thrown away since the sync and perhaps made anew.
+func (s *Store) markSynced(d digest.Digest, l *layerRec) error {
+	s.disk.Lock()
+	defer s.disk.Unlock()
+	s.mu.Lock()
+	here := s.layerRecs[d] == l
+	s.mu.Unlock()
+	if !here {
+		return nil
+	}
+	f, err := os.OpenFile(filepath.Join(s.layer(d), syncedFileName), os.O_CREATE|os.O_WRONLY, 0o600)
+	if isNotExist(err) {
+		return nil // somebody has deleted it by hand; fsck says so
+	}
+	if err != nil {
 		return err
 	}
-	for _, d := range todo {
-		if err := failpoint.Here("image/synced/before"); err != nil {
-			return err
-		}
-		f, err := os.OpenFile(filepath.Join(s.layer(d), syncedFileName), os.O_CREATE|os.O_WRONLY, 0o600)
-		if isNotExist(err) {
-			continue // it was collected meanwhile
-		}
-		if err != nil {
-			return err
-		}
-		f.Close()
-		s.mu.Lock()
-		if l, ok := s.layerRecs[d]; ok {
-			l.synced = true
-		}
-		s.mu.Unlock()
-	}
+	f.Close()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	l.synced = true
 	return nil
 }

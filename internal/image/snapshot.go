@@ -73,7 +73,7 @@ func (s *Store) Prepare(ctx context.Context, key string, img *Image) (Rootfs, er
 		err = s.makeSnapshot(ctx, key, sn, img)
 	}
 	if err != nil {
-		s.unclaim(key)
+		s.unclaim(key, sn)
 		return Rootfs{}, fmt.Errorf("prepare the root filesystem %s: %w", key, s.remedy(err))
 	}
 	s.touch(img.ID)
@@ -111,13 +111,16 @@ func (s *Store) claim(ctx context.Context, key string, img *Image) (*snapshot, e
 	return sn, s.ensureLayers(ctx, missing, nil, nil)
 }
 
-// unclaim forgets a key that has nothing on the disk.
-func (s *Store) unclaim(key string) {
+// unclaim forgets a key that has nothing on the disk, if it is still what claim has made of it: another call may have
+// the key.
+func (s *Store) unclaim(key string, sn *snapshot) {
 	if exists(s.snapshot(key)) {
 		return
 	}
 	s.mu.Lock()
-	delete(s.snaps, key)
+	if s.snaps[key] == sn {
+		delete(s.snaps, key)
+	}
 	s.mu.Unlock()
 	wake(s.settle)
 }

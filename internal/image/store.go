@@ -89,8 +89,9 @@ type manifest struct {
 
 // layerRec is one unpacked layer.
 type layerRec struct {
-	usage  Usage
-	synced bool
+	usage    Usage
+	synced   bool
+	doubtful bool // a sync has failed: it will not be marked as synced
 }
 
 // snapshot is what a container's writable layer lies on.

@@ -1,7 +1,11 @@
 package inflate
 
-// fixed makes the tables of RFC 1951, 3.2.6.
+// fixed makes the tables of RFC 1951, 3.2.6, once for blocks that follow each other: such a block may have ten bits.
 func (d *Decoder) fixed() {
+	if d.isFixed {
+		return
+	}
+	d.isFixed = true
 	var lengths [288]uint8
 	for i := range lengths {
 		switch {
@@ -50,6 +54,7 @@ func (d *Decoder) dynamic() error {
 	if err := d.lengths(lengths[:nlit+ndist], &pre); err != nil {
 		return err
 	}
+	d.isFixed = false
 	if !build(d.lit[:], litBits, lengths[:nlit], litEntry) || !build(d.dist[:], distBits, lengths[nlit:nlit+ndist], distEntry) {
 		return corrupt("a block's codes")
 	}

@@ -58,12 +58,14 @@ type Decoder struct {
 	last  bool                                      // the block is the member's last one
 	left  int                                       // of a stored block
 	begun bool                                      // there was a member
+	over  error                                     // what Decode has ended with
 
 	crc   uint32 // of the member's bytes
 	total uint64 // the member's bytes
 
-	lit  litTable
-	dist distTable
+	lit     litTable
+	dist    distTable
+	isFixed bool // lit and dist are those that fixed makes
 }
 
 // New returns a decoder of src.
@@ -73,10 +75,13 @@ func New(src io.Reader) *Decoder {
 
 // Decode decompresses into buf from pos on and returns where the bytes end. What it wrote before must stand before
 // pos, Window bytes of it or all; BufferSize-pos must be at least Room. io.EOF is the stream's end, with no bytes. After
-// any other error what this call wrote does not count.
+// any other error what this call wrote does not count. An error is there to stay.
 func (d *Decoder) Decode(buf *Buffer, pos int) (int, error) {
 	if BufferSize-pos < Room {
 		return pos, io.ErrShortBuffer
+	}
+	if d.over != nil {
+		return pos, d.over
 	}
 	o := pos
 	for BufferSize-o > outMargin {
@@ -89,6 +94,7 @@ func (d *Decoder) Decode(buf *Buffer, pos int) (int, error) {
 			return o, nil
 		}
 		if err != nil {
+			d.over = err
 			return pos, err
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"hash/crc32"
 	"io"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -166,6 +167,58 @@ func TestDamaged(t *testing.T) {
 	endless := append([]byte{0x1f, 0x8b, 8, flagName, 0, 0, 0, 0, 0, 0}, strings.Repeat("n", maxText+2)...)
 	if _, err := decode(bytes.NewReader(endless)); !errors.Is(err, ErrCorrupt) {
 		t.Errorf("an endless name: %v", err)
+	}
+}
+
+// An error stays, whatever bytes follow what was wrong.
+func TestErrorStays(t *testing.T) {
+	z := pack(t, 6, samples()["text"][:20_000])
+	buf := new(Buffer)
+	for n := range z {
+		bad := append(bytes.Clone(z), z...)
+		bad[n] ^= 0x55
+		d, err := New(bytes.NewReader(bad)), error(nil)
+		for err == nil {
+			_, err = d.Decode(buf, 0)
+		}
+		for range 3 {
+			if _, again := d.Decode(buf, 0); again != err {
+				t.Fatalf("byte %d was changed: %v, and then %v", n, err, again)
+			}
+		}
+	}
+}
+
+// A block with the fixed codes may have ten bits: their tables are made anew only where others were in between.
+func TestFixedOnce(t *testing.T) {
+	var raw bytes.Buffer
+	w, err := flate.NewWriter(&raw, 6)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := samples()["text"][:5000]
+	want := slices.Concat([]byte("a b"), text, []byte("a c a d"))
+	for _, part := range [][]byte{want[:1], want[1:3], text, want[len(want)-7 : len(want)-3], want[len(want)-3:]} {
+		w.Write(part)
+		w.Flush()
+	}
+	w.Close()
+	d, buf, o := New(bytes.NewReader(member(raw.Bytes(), want))), new(Buffer), 0
+	made, kinds := 0, ""
+	for err == nil { // as Decode does, but for the check sum
+		begin := o
+		o, err = d.next(d, buf, o)
+		d.total += uint64(o - begin)
+		if mark := &d.dist[1<<distBits-1]; d.isFixed && *mark != invalid { // symbol 31, which never occurs
+			made++
+			*mark = invalid
+		}
+		if kind := map[bool]string{true: "f", false: "d"}[d.isFixed]; !strings.HasSuffix(kinds, kind) {
+			kinds += kind
+		}
+	}
+	if !bytes.Equal(buf[:o], want) || kinds != "dfdf" || made != 2 {
+		t.Errorf("%d bytes of %d, %v; kinds of codes %s, fixed ones made %d times", o, len(want), err, kinds, made)
 	}
 }
 
