@@ -20,7 +20,7 @@ import (
 // Bounds of one relay.
 const (
 	maxPeers = 1024             // connections, or clients that send datagrams
-	idle     = time.Minute      // how long a client that sends datagrams is remembered
+	idle     = time.Minute      // how long a client of datagrams is remembered when there are none, of its or for it
 	patience = 10 * time.Second // for the pod to take a connection
 	maxUDP   = 1 << 16
 )
@@ -227,6 +227,7 @@ func (r *Relay) newClient(c *net.UDPConn, from netip.AddrPort, forget func()) ne
 				return
 			}
 			if err == nil { // else nobody listens there, now
+				far.SetReadDeadline(time.Now().Add(idle))
 				c.WriteToUDPAddrPort(buf[:n], from)
 			}
 		}

@@ -8,8 +8,10 @@ import (
 	"net"
 	"net/netip"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/11f9778f/berth/internal/sys"
 )
@@ -45,6 +47,61 @@ func begin(t *testing.T, protocol, to string) (r *Relay, addr string) {
 	}
 	t.Cleanup(func() { r.Close() })
 	return r, free.String()
+}
+
+// counted is a connection to a pod that counts how often it was given time.
+type counted struct {
+	net.Conn
+	deadlines atomic.Int32
+}
+
+func (c *counted) SetReadDeadline(at time.Time) error {
+	c.deadlines.Add(1)
+	return c.Conn.SetReadDeadline(at)
+}
+
+// A client that only listens is not forgotten while the pod has something to say.
+func TestAnswersKeepClient(t *testing.T) {
+	pod, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pod.Close()
+	far := &counted{}
+	f, err := sys.ListenPort("udp", netip.MustParseAddrPort("[::1]:0"))
+	if err != nil {
+		t.Skip("this machine has no IPv6:", err)
+	}
+	bound, err := net.FilePacketConn(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := bound.LocalAddr().String()
+	bound.Close()
+	r, err := Start("udp", f, func(ctx context.Context) (c net.Conn, err error) {
+		far.Conn, err = new(net.Dialer).DialContext(ctx, "udp", pod.LocalAddr().String())
+		return far, err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	client, err := net.Dial("udp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	client.Write([]byte("hello"))
+	buf := make([]byte, 10)
+	_, from, err := pod.ReadFrom(buf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := far.deadlines.Load()
+	pod.WriteTo([]byte("one"), from)
+	if n, err := client.Read(buf); err != nil || string(buf[:n]) != "one" || far.deadlines.Load() <= before {
+		t.Errorf("%q, %v, and %d more deadlines", buf[:n], err, far.deadlines.Load()-before)
+	}
 }
 
 func dial(t *testing.T, addr string) *net.TCPConn {

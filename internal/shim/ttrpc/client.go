@@ -3,10 +3,13 @@ package ttrpc
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"sync"
 	"time"
+
+	"github.com/containerd/errdefs"
 
 	"github.com/11f9778f/berth/internal/shim/wire"
 )
@@ -38,7 +41,8 @@ func (c *Client) receive() {
 	var buf []byte
 	for {
 		h, payload, err := readFrame(r, buf)
-		if err != nil {
+		tooLong := errors.Is(err, errTooLong)
+		if err != nil && !tooLong {
 			break
 		}
 		if len(payload) > len(buf) && len(payload) <= keptBuffer {
@@ -48,7 +52,12 @@ func (c *Client) receive() {
 			continue
 		}
 		resp := &response{}
-		if err := wire.Unmarshal(payload, resp); err != nil {
+		if tooLong {
+			err = fmt.Errorf("answer: %w: %w", err, errdefs.ErrResourceExhausted)
+		} else {
+			err = wire.Unmarshal(payload, resp)
+		}
+		if err != nil {
 			resp = &response{status: StatusOf(err)}
 		}
 		c.mu.Lock()

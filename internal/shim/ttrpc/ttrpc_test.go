@@ -275,6 +275,31 @@ func TestDeafPeer(t *testing.T) {
 	c.Close()
 }
 
+// An answer that is too long fails its own call alone.
+func TestLongAnswer(t *testing.T) {
+	ours, peer := net.Pipe()
+	defer peer.Close()
+	c := NewClient(ours)
+	defer c.Close()
+	go func() {
+		r := bufio.NewReader(peer)
+		for _, n := range []int{MaxMessage + 1, 0} {
+			h, _, err := readFrame(r, nil)
+			if err != nil {
+				return
+			}
+			b := binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint32(nil, uint32(n)), h.stream)
+			peer.Write(append(b, append([]byte{typeResponse, 0}, make([]byte, n)...)...))
+		}
+	}()
+	if err := c.Call(t.Context(), serviceName, "State", &wire.Empty{}, &wire.Empty{}); !errors.Is(err, errdefs.ErrResourceExhausted) {
+		t.Error(err)
+	}
+	if err := c.Call(t.Context(), serviceName, "State", &wire.Empty{}, &wire.Empty{}); err != nil {
+		t.Error(err)
+	}
+}
+
 func FuzzFrames(f *testing.F) {
 	call, err := frame(1, typeRequest, 0, &request{service: serviceName, method: "State", timeoutNano: 5})
 	if err != nil {

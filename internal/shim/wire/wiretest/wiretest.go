@@ -6,6 +6,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"testing"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
@@ -90,7 +91,9 @@ func Fuzz(f *testing.F, pairs ...Pair) {
 	})
 }
 
-// forget removes what ours does not have, and what is unknown.
+const timestamp = "google.protobuf.Timestamp"
+
+// forget removes what ours does not have, and what is unknown. Timestamps become what a time.Time makes of them.
 func forget(m protoreflect.Message, without []protoreflect.Name) {
 	m.SetUnknown(nil)
 	m.Range(func(fd protoreflect.FieldDescriptor, v protoreflect.Value) bool {
@@ -102,11 +105,27 @@ func forget(m protoreflect.Message, without []protoreflect.Name) {
 			for i := range v.List().Len() {
 				forget(v.List().Get(i).Message(), without)
 			}
+		case fd.Message().FullName() == timestamp:
+			fields := v.Message().Descriptor().Fields()
+			at := time.Unix(v.Message().Get(fields.ByNumber(1)).Int(), v.Message().Get(fields.ByNumber(2)).Int())
+			if at.IsZero() {
+				m.Clear(fd)
+				break
+			}
+			m.Set(fd, protoreflect.ValueOfMessage(stamp(v.Message().New(), at.Unix(), int32(at.Nanosecond()))))
 		default:
 			forget(v.Message(), without)
 		}
 		return true
 	})
+}
+
+// stamp fills in a timestamp.
+func stamp(m protoreflect.Message, seconds int64, nanos int32) protoreflect.Message {
+	fields := m.Descriptor().Fields()
+	m.Set(fields.ByNumber(1), protoreflect.ValueOfInt64(seconds))
+	m.Set(fields.ByNumber(2), protoreflect.ValueOfInt32(nanos))
+	return m
 }
 
 func has(names []protoreflect.Name, fd protoreflect.FieldDescriptor) bool {
@@ -168,9 +187,8 @@ func (f filler) value(fd protoreflect.FieldDescriptor, message func() protorefle
 		return protoreflect.ValueOfFloat64(f.Float64())
 	case protoreflect.MessageKind:
 		v := message()
-		if fd.Message().FullName() == "google.protobuf.Timestamp" { // what a time.Time can be
-			v.Message().Set(fd.Message().Fields().ByNumber(1), protoreflect.ValueOfInt64(f.Int64N(1<<35)))
-			v.Message().Set(fd.Message().Fields().ByNumber(2), protoreflect.ValueOfInt32(f.Int32N(1e9)))
+		if fd.Message().FullName() == timestamp { // what a time.Time can be
+			stamp(v.Message(), f.Int64N(1<<35), f.Int32N(1e9))
 			return v
 		}
 		f.fill(v.Message())
