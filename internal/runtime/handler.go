@@ -78,11 +78,12 @@ func (s SandboxStatus) containerCgroup(id string) string {
 	return path.Join(s.CgroupPath, id)
 }
 
-// containerOf is the container that a cgroup in a pod's is called after, if it is one.
+// containerOf is the container that a cgroup in a pod's is called after, if it is one. What prefix a scope has is no matter:
+// it may be of a release that had another.
 func containerOf(cgroup string) string {
 	name := path.Base(cgroup)
 	if id, ok := strings.CutSuffix(name, scopeSuffix); ok {
-		return strings.TrimPrefix(id, scopePrefix+"-")
+		return id[strings.LastIndexByte(id, '-')+1:]
 	}
 	return name
 }
