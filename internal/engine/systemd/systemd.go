@@ -197,7 +197,7 @@ func (d *Driver) limits(r *specs.LinuxResources) []dbus.Property {
 		list = append(list, property(name, value(*m.Limit)))
 	}
 	if p := r.Pids; p != nil && p.Limit != nil {
-		list = append(list, property("TasksMax", value(*p.Limit)))
+		list = append(list, property("TasksMax", max(value(*p.Limit), 1))) // 0 is refused; it, too, lets nobody fork
 	}
 	c := r.CPU
 	if c == nil {

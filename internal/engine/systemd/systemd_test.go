@@ -56,9 +56,10 @@ func TestScope(t *testing.T) {
 				t.Errorf("unified %v: %s is %v, want %v", unified, name, have, v)
 			}
 		}
-		limit := int64(5)
-		if err := d.Update(ctx, "berth-web.scope", &specs.LinuxResources{Pids: &specs.LinuxPids{Limit: &limit}}); err != nil || m.Property("berth-web.scope", "TasksMax") != uint64(5) {
-			t.Errorf("update: %v, %v", m.Property("berth-web.scope", "TasksMax"), err)
+		for limit, want := range map[int64]uint64{5: 5, 0: 1} { // systemd takes no 0
+			if err := d.Update(ctx, "berth-web.scope", &specs.LinuxResources{Pids: &specs.LinuxPids{Limit: &limit}}); err != nil || m.Property("berth-web.scope", "TasksMax") != want {
+				t.Errorf("update: %v, %v", m.Property("berth-web.scope", "TasksMax"), err)
+			}
 		}
 		for range 2 {
 			if err := d.Stop(ctx, "berth-web.scope"); err != nil || len(m.Units()) != 0 {
