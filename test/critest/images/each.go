@@ -187,7 +187,8 @@ func (m *maker) plain() error {
 		for i := range names {
 			names[i] = cri + "test-image-" + names[i]
 		}
-		if err := m.onBusybox(v1.Config{Cmd: []string{"sh"}}, t, names...); err != nil {
+		// It stays: the spec removes the container without stopping it, and containerd takes one that ends just then for running.
+		if err := m.onBusybox(v1.Config{Cmd: []string{"sleep", "3600"}}, t, names...); err != nil {
 			return err
 		}
 	}
