@@ -5,13 +5,13 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	"github.com/11f9778f/berth/internal/engine/stage"
+	"github.com/11f9778f/berth/internal/sys"
 )
 
 // mounts adds the spec's mounts in their order.
@@ -174,18 +174,14 @@ func (f *foreigner) newFilesystem(fstype, source string, opts mountOptions) (tre
 		return nil, err
 	}
 	defer ns.Close()
-	done := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread() // for good: the thread ends with this goroutine
+	err = sys.OnThread(func() error {
 		if err := unix.Setns(int(ns.Fd()), int(cloneFlags[f.ns.Type])); err != nil {
-			done <- fmt.Errorf("join %s namespace %s: %w", f.ns.Type, f.ns.Path, err)
-			return
+			return fmt.Errorf("join %s namespace %s: %w", f.ns.Type, f.ns.Path, err)
 		}
-		var err error
 		tree, err = newFilesystem(fstype, source, opts)
-		done <- err
-	}()
-	return tree, <-done
+		return err
+	})
+	return tree, err
 }
 
 // remount changes a mount that is there: with bind its attributes, else its filesystem's options too.

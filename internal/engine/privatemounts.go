@@ -3,9 +3,10 @@ package engine
 import (
 	"fmt"
 	"os"
-	"runtime"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/11f9778f/berth/internal/sys"
 )
 
 // inPrivateMounts calls f on a thread with a mount namespace of its own, a copy of the host's that the host
@@ -14,12 +15,7 @@ import (
 //
 // It is for what older kernels do with attached mounts only.
 func inPrivateMounts(f func(base *os.File) error) error {
-	done := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread() // for good: the thread ends with this goroutine
-		done <- privately(f)
-	}()
-	return <-done
+	return sys.OnThread(func() error { return privately(f) })
 }
 
 func privately(f func(base *os.File) error) error {

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/11f9778f/berth/internal/sys"
 )
 
 // LogFile is where CRIU tells what it did, in Dump's Dir.
@@ -56,7 +58,7 @@ func (t Tool) Dump(ctx context.Context, d Dump) error {
 	defer os.Remove(out.Name())
 	defer out.Close()
 	cmd := t.command(args, out)
-	if err := onThread(func() error {
+	if err := sys.OnThread(func() error {
 		if err := joinOf(d.Pid, d.SharedIPC, d.SharedUTS); err != nil {
 			return err
 		}

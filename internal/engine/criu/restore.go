@@ -15,6 +15,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/11f9778f/berth/internal/sys"
 )
 
 // RestoreLog is where CRIU tells what it did, in Restore's WorkDir.
@@ -91,7 +93,7 @@ func (t Tool) Restore(ctx context.Context, r Restore) (pid int, err error) {
 }
 
 func (r Restore) run(ctx context.Context, cmd *exec.Cmd, ext []mount) error {
-	if err := onThread(func() error {
+	if err := sys.OnThread(func() error {
 		if err := r.enter(ext); err != nil {
 			return err
 		}
