@@ -85,7 +85,7 @@ type Shims struct {
 	LogMaxMiB int `toml:"log_max_mib"`
 	// Files that a log has then at most, with the one that is written: what is older is removed.
 	LogMaxFiles int `toml:"log_max_files"`
-	// Keep a shim ready that has no pod yet, for the next one that no other shim may keep. It takes some 3 MiB.
+	// Keep a shim ready that has no pod yet, for the next one that no other shim may keep. It takes some 2 MiB.
 	Spare bool `toml:"spare"`
 }
 
