@@ -6,13 +6,13 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strconv"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	"github.com/11f9778f/berth/internal/engine/stage"
+	"github.com/11f9778f/berth/internal/sys"
 )
 
 // PinOptions says which namespaces to make for a pod's containers to join.
@@ -143,21 +143,13 @@ func furnishPin(ctx context.Context, s *stage.Stage, o PinOptions, flags uintptr
 }
 
 // pinByThread makes IPC and UTS namespaces around a thread of this very process, which costs no child: most pods need
-// no more. The thread goes back to its old namespaces, or is given up where that fails.
+// no more.
 func pinByThread(o PinOptions, flags uintptr, kinds []specs.LinuxNamespaceType) error {
-	done := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread() // Go clones no thread off a locked one
-		back, err := threadNamespaces(kinds)
-		if err == nil {
-			err = makePins(o, flags, kinds)
-		}
-		if back.enter() == nil {
-			runtime.UnlockOSThread() // else: the thread dies with this goroutine
-		}
-		done <- err
-	}()
-	return <-done
+	names := make([]string, len(kinds))
+	for i, k := range kinds {
+		names[i] = procName[k]
+	}
+	return sys.OnThreadAndBack(names, func() error { return makePins(o, flags, kinds) })
 }
 
 // makePins runs on the thread that gets the namespaces.
@@ -176,30 +168,6 @@ func makePins(o PinOptions, flags uintptr, kinds []specs.LinuxNamespaceType) err
 		}
 	}
 	return nil
-}
-
-// openNamespaces are open namespaces to go to.
-type openNamespaces []*os.File
-
-// threadNamespaces opens those that the calling thread is in.
-func threadNamespaces(kinds []specs.LinuxNamespaceType) (list openNamespaces, err error) {
-	for _, k := range kinds {
-		f, err := os.Open("/proc/thread-self/ns/" + procName[k])
-		if err != nil {
-			return list, err
-		}
-		list = append(list, f)
-	}
-	return list, nil
-}
-
-// enter takes the calling thread there, and closes them.
-func (list openNamespaces) enter() error {
-	var errs []error
-	for _, f := range list {
-		errs = append(errs, unix.Setns(int(f.Fd()), 0), f.Close())
-	}
-	return errors.Join(errs...)
 }
 
 // bindNamespace binds a namespace of the process or thread that /proc calls so.

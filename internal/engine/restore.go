@@ -13,6 +13,7 @@ import (
 
 	"github.com/11f9778f/berth/internal/engine/caps"
 	"github.com/11f9778f/berth/internal/engine/criu"
+	"github.com/11f9778f/berth/internal/sys"
 )
 
 // RestoreOptions say what a created container is to become instead of executing its program.
@@ -159,9 +160,8 @@ func hasEnded(pidfd *os.File) bool {
 	}
 	ended := false
 	err = conn.Control(func(fd uintptr) {
-		poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
-		n, perr := unix.Poll(poll, 0)
-		ended = perr == nil && n > 0
+		readable, broken := sys.Readable(fd)
+		ended = readable || broken
 	})
 	return err != nil || ended
 }

@@ -4,8 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"runtime"
-	"strconv"
 
 	"golang.org/x/sys/unix"
 )
@@ -16,7 +14,7 @@ const threadNetNS = "/proc/thread-self/ns/net"
 // on the file path, which must exist. The pin is made last: where there is a pin, inside has succeeded.
 // The calling goroutine stays in its own namespace.
 func NewNetNS(path string, inside func() error) error {
-	return onOwnThread(func() error {
+	return inOtherNetNS(func() error {
 		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 			return fmt.Errorf("unshare network namespace: %w", err)
 		}
@@ -47,7 +45,7 @@ func PinNetNS(path string, ns *os.File, inside func() error) error {
 // SpareNetNS makes a network namespace, runs inside on a thread that is in it, and returns it. Nothing pins it: it
 // goes with the file, and with this process.
 func SpareNetNS(inside func() error) (ns *os.File, err error) {
-	err = onOwnThread(func() error {
+	err = inOtherNetNS(func() error {
 		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 			return fmt.Errorf("unshare network namespace: %w", err)
 		}
@@ -62,7 +60,7 @@ func SpareNetNS(inside func() error) (ns *os.File, err error) {
 
 // BindNetNS pins the network namespace ns on the file path, which must exist.
 func BindNetNS(path string, ns *os.File) error {
-	if err := unix.Mount("/proc/self/fd/"+strconv.Itoa(int(ns.Fd())), path, "", unix.MS_BIND, ""); err != nil {
+	if err := unix.Mount(descriptorPath(ns), path, "", unix.MS_BIND, ""); err != nil {
 		return &os.PathError{Op: "bind network namespace", Path: path, Err: err}
 	}
 	return nil
@@ -70,7 +68,7 @@ func BindNetNS(path string, ns *os.File) error {
 
 // InNetNS runs f on a thread that is in the network namespace ns. Goroutines that f starts are not.
 func InNetNS(ns *os.File, f func() error) error {
-	return onOwnThread(func() error {
+	return inOtherNetNS(func() error {
 		if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
 			return &os.PathError{Op: "enter network namespace", Path: ns.Name(), Err: err}
 		}
@@ -78,27 +76,8 @@ func InNetNS(ns *os.File, f func() error) error {
 	})
 }
 
-// onOwnThread runs f on a thread whose network namespace f may change. The thread goes back to its old
-// namespace afterwards, or is given up where that fails.
-func onOwnThread(f func() error) error {
-	done := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread()
-		old, err := os.Open(threadNetNS)
-		if err != nil {
-			runtime.UnlockOSThread()
-			done <- err
-			return
-		}
-		err = f()
-		if unix.Setns(int(old.Fd()), unix.CLONE_NEWNET) == nil {
-			runtime.UnlockOSThread() // else: the thread dies with this goroutine
-		}
-		old.Close()
-		done <- err
-	}()
-	return <-done
-}
+// inOtherNetNS runs f, which changes its thread's network namespace.
+func inOtherNetNS(f func() error) error { return OnThreadAndBack([]string{"net"}, f) }
 
 // ErrNotNetNS says that a file is not a network namespace.
 var ErrNotNetNS = errors.New("not a network namespace")

@@ -139,6 +139,7 @@ func HandOverFIFO(f *os.File, giveUp <-chan struct{}) {
 	}
 }
 
+// descriptorPath is a path to an open file, whatever has become of its own.
 func descriptorPath(f *os.File) string { return "/proc/self/fd/" + strconv.Itoa(int(f.Fd())) }
 
 // HungUp tells whether nobody will write to the FIFO or pipe that f reads, and somebody has had it open for that.

@@ -3,7 +3,6 @@ package sys
 import (
 	"errors"
 	"os"
-	"strconv"
 
 	"golang.org/x/sys/unix"
 )
@@ -24,7 +23,7 @@ func OpenUnnamed(dir string, mode uint32) (*os.File, error) {
 
 // NameFile gives a file of OpenUnnamed its name, in place of a file that has it.
 func NameFile(f *os.File, path string) error {
-	from := "/proc/self/fd/" + strconv.Itoa(int(f.Fd()))
+	from := descriptorPath(f)
 	link := func(to string) error {
 		return uninterrupted(func() error { return unix.Linkat(unix.AT_FDCWD, from, unix.AT_FDCWD, to, unix.AT_SYMLINK_FOLLOW) })
 	}
