@@ -65,12 +65,11 @@ func pullBenchOf(ctx context.Context, tool string, targets []*target, rounds int
 	}
 	var rows []row
 	for _, atOnce := range []int{1, 2} {
+		these := pullers
 		if _, err := exec.LookPath(tool); err == nil && atOnce == 1 {
-			pullers = append(pullers, tools(reg, filepath.Join(dir, "tools")))
-		} else {
-			pullers = slices.DeleteFunc(pullers, func(p puller) bool { return p.name == toolsName(tool) })
+			these = append(slices.Clip(pullers), tools(reg, filepath.Join(dir, "tools")))
 		}
-		more, err := takeTurns(ctx, pullers, tool, atOnce, rounds)
+		more, err := takeTurns(ctx, these, tool, atOnce, rounds)
 		if err != nil {
 			return nil, err
 		}
@@ -158,13 +157,10 @@ func (r *target) puller(ref string) puller {
 	}
 }
 
-// toolsName is the floor of a pull: what a shell would do.
-func toolsName(tool string) string { return "curl|" + tool + "|tar ×2" }
-
-// tools pulls as a shell does.
+// tools is the floor of a pull: what a shell would do.
 func tools(reg *pullRegistry, dir string) puller {
 	return puller{
-		name: toolsName(reg.tool),
+		name: "curl|" + reg.tool + "|tar ×2",
 		pull: func(ctx context.Context) error {
 			if err := os.Mkdir(dir, 0o700); err != nil {
 				return err

@@ -52,9 +52,12 @@ func (s *Server) networkReady(ctx context.Context) *runtimeapi.RuntimeCondition 
 
 // RuntimeConfig tells the kubelet who makes cgroups.
 func (s *Server) RuntimeConfig(context.Context, *runtimeapi.RuntimeConfigRequest) (*runtimeapi.RuntimeConfigResponse, error) {
-	driver := runtimeapi.CgroupDriver_CGROUPFS
+	return &runtimeapi.RuntimeConfigResponse{Linux: &runtimeapi.LinuxRuntimeConfiguration{CgroupDriver: s.cgroupDriver()}}, nil
+}
+
+func (s *Server) cgroupDriver() runtimeapi.CgroupDriver {
 	if s.rt.SystemdCgroup() {
-		driver = runtimeapi.CgroupDriver_SYSTEMD
+		return runtimeapi.CgroupDriver_SYSTEMD
 	}
-	return &runtimeapi.RuntimeConfigResponse{Linux: &runtimeapi.LinuxRuntimeConfiguration{CgroupDriver: driver}}, nil
+	return runtimeapi.CgroupDriver_CGROUPFS
 }

@@ -3,6 +3,7 @@ package cri
 import (
 	"encoding/json"
 	goruntime "runtime"
+	"strings"
 
 	"github.com/11f9778f/berth/internal/image"
 	"github.com/11f9778f/berth/internal/runtime"
@@ -54,12 +55,8 @@ func (s *Server) statusInfo() map[string]string {
 		"version": s.cfg.Version, "go": goruntime.Version(), "platform": goruntime.GOOS + "/" + goruntime.GOARCH,
 		"sandboxes": len(s.rt.Sandboxes()), "containers": len(s.rt.Containers("")), "images": len(s.images.List()),
 	})
-	driver := "cgroupfs"
-	if s.rt.SystemdCgroup() {
-		driver = "systemd"
-	}
 	for k, v := range infoOf("config", map[string]any{
-		"stateDir": s.cfg.StateDir, "snapshotDir": s.cfg.SnapshotDir, "cgroupDriver": driver, "handlers": s.rt.Handlers(),
+		"stateDir": s.cfg.StateDir, "snapshotDir": s.cfg.SnapshotDir, "cgroupDriver": strings.ToLower(s.cgroupDriver().String()), "handlers": s.rt.Handlers(),
 		"pinnedImages": s.cfg.Pinned,
 	}) {
 		out[k] = v

@@ -1,7 +1,6 @@
 package registry
 
 import (
-	"slices"
 	"strings"
 
 	"github.com/opencontainers/go-digest"
@@ -36,20 +35,18 @@ func (c *Client) Distrust(desc ispec.Descriptor, got digest.Digest) (again bool,
 		return false, err
 	}
 	senders[0].bury(err)
-	return c.hasAnother(), err
+	return c.left() > 0, err
 }
 
 // Alternatives tells whether there is more than one host to ask for a blob.
-func (c *Client) Alternatives() bool {
-	n := 0
+func (c *Client) Alternatives() bool { return c.left() > 1 }
+
+// left is how many hosts there are to ask for a blob.
+func (c *Client) left() (n int) {
 	for _, p := range c.peers {
 		if p.host.Pull && p.gone() == nil {
 			n++
 		}
 	}
-	return n > 1
-}
-
-func (c *Client) hasAnother() bool {
-	return slices.ContainsFunc(c.peers, func(p *peer) bool { return p.host.Pull && p.gone() == nil })
+	return n
 }
