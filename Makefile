@@ -16,7 +16,7 @@ STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 CRITOOLS    := sigs.k8s.io/cri-tools@v1.36.0
 DEPGUARD    := github.com/OpenPeeDeeP/depguard/v2/cmd/depguard@v2.3.0
 
-.PHONY: build run test disktools cni unit e2e containerd conformance conformance-containerd conformance-cri conformance-cri-more conformance-cri-more-containerd conformance-oci conformance-kubelet kubelet lint bench bench-peers install man clean tools busybox crictl
+.PHONY: build run test strace cni unit e2e containerd conformance conformance-containerd conformance-cri conformance-cri-more conformance-cri-more-containerd conformance-oci conformance-kubelet kubelet lint bench bench-peers install man clean tools busybox crictl
 
 build: ## static binaries in bin/
 	$(GOBUILD) -tags nri_no_wasm -o bin/ ./cmd/berth # plugins are processes here, no WebAssembly
@@ -29,7 +29,7 @@ run: build ## build, run examples/hello.yaml, fetch its page
 	dir=$$(mktemp -d); trap 'rm -rf --one-file-system "$$dir"' EXIT; \
 	bin/berth --root "$$dir/root" --run "$$dir/run" run examples/hello.yaml --check http://127.0.0.1:8080/
 
-test: lint build busybox containerd cni crictl criu disktools ## everything: lint, unit, root and end-to-end tests
+test: lint build busybox containerd cni crictl criu strace ## everything: lint, unit, root and end-to-end tests
 	go test -p 2 -timeout 20m $$(go list ./... | grep -v /test$$)
 	go test -timeout 25m -v -count=1 -failfast ./test $(if $(RUN),-run $(RUN))
 	$(MAKE) conformance-cri
@@ -38,7 +38,7 @@ test: lint build busybox containerd cni crictl criu disktools ## everything: lin
 	go run ./test/ocivalidate
 	$(MAKE) test-vm-short
 
-unit: criu disktools ## the tests beside the code only
+unit: criu strace ## the tests beside the code only
 	go test -p 2 -timeout 20m $$(go list ./... | grep -v /test$$)
 
 e2e: build busybox crictl criu ## the end-to-end tests only; RUN=name picks some
@@ -170,11 +170,10 @@ gvisor: .cache/gvisor/bin/$(GVISOR) ## runsc and its shim from the Go proxy, som
 qemu:
 	@command -v qemu-system-x86_64 >/dev/null || { apt-get install -y -q --no-install-recommends qemu-system-x86 || { apt-get update -q && apt-get install -y -q --no-install-recommends qemu-system-x86; }; } </dev/null \
 	  || echo "qemu-system-x86 could not be installed: the tests in virtual machines will be skipped"
-# The tests of the store: what a process does to a disk, and filesystems with quotas.
-disktools:
-	@for p in strace:strace mkfs.xfs:xfsprogs mkfs.ext4:e2fsprogs; do command -v $${p%%:*} >/dev/null || [ -x /usr/sbin/$${p%%:*} ] || \
-	  apt-get install -y -q --no-install-recommends $${p##*:} </dev/null || { apt-get update -q && apt-get install -y -q --no-install-recommends $${p##*:}; } </dev/null \
-	  || echo "$${p##*:} could not be installed: tests of the store will be skipped"; done
+# What the store does to a disk, for the test that cuts its power.
+strace:
+	@command -v strace >/dev/null || { apt-get install -y -q --no-install-recommends strace || { apt-get update -q && apt-get install -y -q --no-install-recommends strace; }; } </dev/null \
+	  || echo "strace could not be installed: the test of power cuts will be skipped"
 busybox:
 	@dpkg -s busybox-static >/dev/null 2>&1 || { apt-get install -y -q busybox-static || { apt-get update -q && apt-get install -y -q busybox-static; }; } </dev/null \
 	  || echo "busybox-static could not be installed: the registry tests will be skipped"

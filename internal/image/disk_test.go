@@ -83,7 +83,7 @@ func record(t *testing.T, test string, env ...string) string {
 	t.Helper()
 	strace, err := exec.LookPath("strace")
 	if err != nil {
-		t.Skip("strace is not installed; make disktools does that")
+		t.Skip("strace is not installed; make strace does that")
 	}
 	log := filepath.Join(t.TempDir(), "strace.log")
 	cmd := exec.Command(strace, "-f", "-y", "-xx", "-s", "100000000", "-e", "trace="+traced, "-e", "signal=none", "-o", log,
