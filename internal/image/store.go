@@ -15,7 +15,6 @@ import (
 	"time"
 
 	"github.com/containerd/platforms"
-	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/opencontainers/go-digest"
 	ispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/semaphore"
@@ -192,7 +191,7 @@ func (c *Config) setDefaults() {
 		c.Platform = &p
 	}
 	if c.Keychain == nil {
-		c.Keychain = authn.DefaultKeychain
+		c.Keychain = registry.DockerKeychain{}
 	}
 	if c.Transport == nil {
 		t := http.DefaultTransport.(*http.Transport).Clone()

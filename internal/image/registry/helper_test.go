@@ -3,13 +3,13 @@ package registry
 import (
 	"bytes"
 	"context"
+	"errors"
 	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
-
-	"github.com/google/go-containerregistry/pkg/authn"
 
 	"github.com/11f9778f/berth/internal/image/reference"
 )
@@ -35,13 +35,53 @@ func TestCredentialHelper(t *testing.T) {
 	}
 	t.Setenv("DOCKER_CONFIG", dir)
 	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
-	c := client(t, srv, func(o *Options) { o.Keychain = authn.DefaultKeychain })
+	c := client(t, srv, func(o *Options) { o.Keychain = DockerKeychain{} })
 	if b, err := c.Bytes(context.Background(), describe(blob)); err != nil || !bytes.Equal(b, blob) {
 		t.Errorf("%q, %v", b, err)
 	}
 	want := Credential{Kind: "password", User: "node", Source: "docker's configuration"}
 	if got := c.Plan(context.Background()).Hosts[0].Credential; got != want {
 		t.Errorf("%+v", got)
+	}
+}
+
+// A file with credentials that has no end, or too much in it, is told of and not read.
+func TestCredentialFileTooLarge(t *testing.T) {
+	for name, make := range map[string]func(path string) error{
+		"too many bytes": func(path string) error {
+			return errors.Join(os.WriteFile(path, []byte("{}"), 0o600), os.Truncate(path, maxKeychainFile+1))
+		},
+		"a FIFO":  func(path string) error { return syscall.Mkfifo(path, 0o600) },
+		"endless": func(path string) error { return os.Symlink("/dev/zero", path) },
+	} {
+		for variable, file := range map[string]string{"DOCKER_CONFIG": "config.json", "REGISTRY_AUTH_FILE": "", "XDG_RUNTIME_DIR": "containers/auth.json"} {
+			t.Run(name+"/"+variable, func(t *testing.T) {
+				dir := t.TempDir()
+				for _, v := range []string{"HOME", "DOCKER_CONFIG", "REGISTRY_AUTH_FILE", "XDG_RUNTIME_DIR", "XDG_CONFIG_HOME"} {
+					t.Setenv(v, "")
+				}
+				path, value := filepath.Join(dir, file), dir
+				if file == "" {
+					path = filepath.Join(dir, "auth.json")
+					value = path
+				}
+				if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), make(path)); err != nil {
+					t.Fatal(err)
+				}
+				t.Setenv(variable, value)
+				ref, err := reference.Parse("registry.example/app:1")
+				if err != nil {
+					t.Fatal(err)
+				}
+				c, err := New(ref, Options{Keychain: DockerKeychain{}, Pool: NewPool(http.DefaultTransport)})
+				if err != nil {
+					t.Fatal(err)
+				}
+				if _, _, err := c.peers[0].credential(context.Background()); err == nil || !strings.Contains(err.Error(), path) {
+					t.Errorf("%v", err)
+				}
+			})
+		}
 	}
 }
 
@@ -65,7 +105,7 @@ func FuzzDockerConfig(f *testing.F) {
 		dir := t.TempDir()
 		put(t, filepath.Join(dir, "config.json"), string(b))
 		t.Setenv("DOCKER_CONFIG", dir)
-		c, err := New(ref, Options{Keychain: authn.DefaultKeychain, Pool: NewPool(http.DefaultTransport), Retry: Retry{Attempts: 1}})
+		c, err := New(ref, Options{Keychain: DockerKeychain{}, Pool: NewPool(http.DefaultTransport), Retry: Retry{Attempts: 1}})
 		if err != nil {
 			t.Fatal(err)
 		}
