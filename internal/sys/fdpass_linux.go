@@ -46,6 +46,15 @@ func (h *Held) Close() error {
 	return err
 }
 
+// Dup returns a second descriptor of the same description.
+func (h *Held) Dup() (*Held, error) {
+	fd, err := unix.FcntlInt(uintptr(h.fd), unix.F_DUPFD_CLOEXEC, 3)
+	if err != nil {
+		return nil, fmt.Errorf("duplicate a descriptor: %w", err)
+	}
+	return &Held{fd: fd}, nil
+}
+
 // File turns h into a file, for os/exec to give to a child; h is closed. The description becomes blocking.
 func (h *Held) File(name string) *os.File {
 	fd := h.fd

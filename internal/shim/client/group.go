@@ -59,7 +59,8 @@ type group struct {
 	err     error         // of begin
 	process *process      // nil while there is none
 	vault   *fdstore.Vault
-	ending  bool // the shim's death is what we want
+	left    map[string]*sys.Held // of a dead shim, until a vault of its successor's has them
+	ending  bool                 // the shim's death is what we want
 }
 
 // process is a shim's process as its daemon sees it.
@@ -68,6 +69,8 @@ type process struct {
 	pidfd *os.File
 	cmd   *exec.Cmd // nil if it is no child of ours
 	dead  chan struct{}
+	// launching tells that launch waits for it, and sees to it if it dies; guarded by group.mu.
+	launching bool
 }
 
 func newGroupID() string { return strings.ToLower(rand.Text()[:8]) }
@@ -200,7 +203,11 @@ func (g *group) launch(ctx context.Context, files map[string]*sys.Held) error {
 		cmd.Wait()
 		return err
 	}
-	if err := g.adopt(ctx, cmd.Process.Pid, cmd); err != nil {
+	err = g.adopt(ctx, cmd.Process.Pid, cmd)
+	if err == nil {
+		err = g.launched()
+	}
+	if err != nil {
 		g.mu.Lock()
 		g.process = nil // whoever watches it does not replace it
 		g.mu.Unlock()
@@ -209,6 +216,19 @@ func (g *group) launch(ctx context.Context, files map[string]*sys.Held) error {
 		return err
 	}
 	return nil
+}
+
+// launched leaves a shim that has just been adopted to watch, unless it has died already.
+func (g *group) launched() error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	select {
+	case <-g.process.dead:
+		return fmt.Errorf("start shim: process %d has died", g.process.pid)
+	default:
+		g.process.launching = false
+		return nil
+	}
 }
 
 // reconnect finds the shim of an earlier daemon. One that was just started when that died is waited for.
@@ -255,17 +275,16 @@ func (g *group) adopt(ctx context.Context, pid int, cmd *exec.Cmd) error {
 		c.Close()
 		return err
 	}
-	p := &process{pid: pid, pidfd: pidfd, cmd: cmd, dead: make(chan struct{})}
-	var vault *fdstore.Vault
+	p := &process{pid: pid, pidfd: pidfd, cmd: cmd, dead: make(chan struct{}), launching: cmd != nil}
 	if !g.rec.Foreign {
-		if vault, err = fdstore.Dial(g.fdSocket()); err != nil {
+		if err = g.openVault(); err != nil {
 			c.Close()
 			pidfd.Close()
 			return err
 		}
 	}
 	g.mu.Lock()
-	g.process, g.vault = p, vault
+	g.process = p
 	g.mu.Unlock()
 	g.m.wg.Go(func() { g.watch(p) })
 	g.shim.connected(c)
@@ -294,7 +313,7 @@ func (g *group) watch(p *process) {
 	p.pidfd.Close()
 	g.shim.disconnected()
 	g.mu.Lock()
-	ending := g.ending || g.process != p
+	ending := g.ending || g.process != p || p.launching
 	g.mu.Unlock()
 	if ending || g.m.ctx.Err() != nil {
 		return
@@ -330,22 +349,22 @@ func (g *group) replace(dead *process) {
 // succeed starts a successor, which gets back the descriptors that its predecessor has left with us, and reports what
 // has ended meanwhile.
 func (g *group) succeed(ctx context.Context) error {
-	g.mu.Lock()
-	vault := g.vault
-	g.vault = nil
-	g.mu.Unlock()
-	var files map[string]*sys.Held
-	if vault != nil {
-		files = vault.Take()
-	}
 	if err := failpoint.Here("shim/client/succeed"); err != nil {
 		return err
 	}
+	files, err := g.inheritance()
+	if err != nil {
+		return err
+	}
+	defer closeHeld(files) // what did not come to be inherited
 	if err := g.launch(ctx, files); err != nil {
 		return err
 	}
 	g.m.out.put(Event{Kind: EventShimReplaced, Time: time.Now(), Group: g.id, Pid: g.shim.Pid()})
-	return g.shim.reportEnded(ctx)
+	if err := g.shim.reportEnded(ctx); err != nil { // it has died in its turn, and whoever watches it starts another one
+		g.m.log.Warn("ask a successor what has ended", "group", g.id, "err", err)
+	}
+	return nil
 }
 
 // end shuts the shim down and removes the directory. A shim that does not obey is killed: the group is empty.
@@ -402,13 +421,10 @@ func (g *group) isDead(p *process, wait time.Duration) bool {
 // disconnect ends the connections; the shim lives on.
 func (g *group) disconnect() {
 	g.mu.Lock()
-	vault, p := g.vault, g.process
-	g.vault = nil
+	p := g.process
 	g.mu.Unlock()
 	g.shim.close()
-	if vault != nil {
-		vault.Close()
-	}
+	g.closeVault()
 	if p != nil {
 		p.pidfd.SetReadDeadline(time.Now()) // ends watch
 	}

@@ -16,7 +16,6 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/11f9778f/berth/internal/shim/api/pb"
-	"github.com/11f9778f/berth/internal/shim/fdstore"
 )
 
 const (
@@ -139,17 +138,9 @@ func (g *group) comeBack(ctx context.Context, p *process) error {
 		c.Close() // it was the old one, about to go
 		return err
 	}
-	vault, err := fdstore.Dial(g.fdSocket())
-	if err != nil {
+	if err := g.openVault(); err != nil {
 		c.Close()
 		return err
-	}
-	g.mu.Lock()
-	old := g.vault
-	g.vault = vault
-	g.mu.Unlock()
-	if old != nil {
-		old.Close()
 	}
 	g.shim.connected(c)
 	return nil

@@ -3,7 +3,8 @@
 // The shim has a Keeper: a set of named files (pidfds, terminals, FIFOs). Over a SEQPACKET unix socket it gives a
 // duplicate of each to whoever connects, which is the daemon, and tells every change from then on. The daemon
 // has a Vault, which holds them and nothing else: it never reads one. When the shim is dead, the daemon gives
-// the Vault's files to the successor as inherited descriptors.
+// duplicates of the Vault's files to the successor as inherited descriptors, and holds on to its own until the
+// successor has told what it keeps itself.
 //
 // The package promises that neither side waits for the other: a shim works on beside a stopped daemon, and what
 // changed meanwhile is told when it reads again. It never decides what a descriptor is for.
@@ -158,15 +159,19 @@ type Vault struct {
 
 	mu    sync.Mutex
 	files map[string]*sys.Held
+	// left is what a predecessor of the Keeper left, without what the Keeper has named since; empty once synced.
+	left map[string]*sys.Held
 }
 
-// Dial connects to the Keeper that serves the socket at path.
-func Dial(path string) (*Vault, error) {
+// Dial connects to the Keeper that serves the socket at path. left is what the Vault of the Keeper's predecessor held, if
+// it had one: a Keeper that dies before it has told all that it keeps takes nothing of it along. The Vault owns left if
+// err is nil.
+func Dial(path string, left map[string]*sys.Held) (*Vault, error) {
 	conn, err := net.DialUnix("unixpacket", nil, &net.UnixAddr{Name: path, Net: "unixpacket"})
 	if err != nil {
 		return nil, fmt.Errorf("descriptor store: %w", err)
 	}
-	v := &Vault{conn: conn, synced: make(chan struct{}), done: make(chan struct{}), files: map[string]*sys.Held{}}
+	v := &Vault{conn: conn, synced: make(chan struct{}), done: make(chan struct{}), files: map[string]*sys.Held{}, left: left}
 	go v.receive()
 	return v, nil
 }
@@ -195,6 +200,7 @@ func (v *Vault) receive() {
 			v.set(name, nil)
 		case buf[0] == synced && !seen:
 			seen = true
+			v.forgetLeft()
 			close(v.synced)
 		}
 		if f != nil {
@@ -206,18 +212,29 @@ func (v *Vault) receive() {
 func (v *Vault) set(name string, f *sys.Held) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if old := v.files[name]; old != nil {
-		old.Close()
+	for _, held := range []map[string]*sys.Held{v.left, v.files} {
+		if old := held[name]; old != nil {
+			old.Close()
+			delete(held, name)
+		}
 	}
-	if f == nil {
-		delete(v.files, name)
-	} else {
+	if f != nil {
 		v.files[name] = f
 	}
 }
 
+// forgetLeft gives up what a predecessor left and the Keeper does not want.
+func (v *Vault) forgetLeft() {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for _, f := range v.left {
+		f.Close()
+	}
+	v.left = nil
+}
+
 // Take ends the connection and returns what was kept, by name; the caller owns it. What the Keeper sent before it
-// died is in it.
+// died is in it, and what its predecessor left if it had not come to tell all.
 func (v *Vault) Take() map[string]*sys.Held {
 	// The dead Keeper's last messages are still in the socket: receive ends behind them. One that is alive
 	// is cut off.
@@ -227,7 +244,8 @@ func (v *Vault) Take() map[string]*sys.Held {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	files := v.files
-	v.files = map[string]*sys.Held{}
+	maps.Copy(files, v.left)
+	v.files, v.left = map[string]*sys.Held{}, nil
 	return files
 }
 

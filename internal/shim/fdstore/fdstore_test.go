@@ -1,13 +1,19 @@
 package fdstore
 
 import (
+	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
+	"syscall"
 	"testing"
 	"time"
+
+	"github.com/11f9778f/berth/internal/sys"
 )
 
 func serve(t *testing.T, k *Keeper) string {
@@ -42,7 +48,7 @@ func TestVaultFollowsKeeper(t *testing.T) {
 	path := serve(t, k)
 
 	for round := range 2 { // the second daemon takes the first one's place
-		v, err := Dial(path)
+		v, err := Dial(path, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -95,7 +101,7 @@ func TestKeeperDoesNotWaitForStoppedDaemon(t *testing.T) {
 		t.Fatal("the keeper waits")
 	}
 	r.Close()
-	v, err := Dial(path)
+	v, err := Dial(path, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -103,6 +109,62 @@ func TestKeeperDoesNotWaitForStoppedDaemon(t *testing.T) {
 	<-v.Synced()
 	if v.Len() != 0 {
 		t.Errorf("%d files", v.Len())
+	}
+}
+
+// A Keeper that dies before it has told all that it keeps: what it had named counts, and for the rest what its predecessor
+// left. One that has told all has given up the rest.
+func TestVaultKeepsWhatAPredecessorLeft(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "fd.sock")
+	l, err := net.ListenUnix("unixpacket", &net.UnixAddr{Name: path, Net: "unixpacket"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	r, w, _ := os.Pipe()
+	defer r.Close()
+	defer w.Close()
+	var left map[string]*sys.Held
+	for _, life := range []struct {
+		says func(*net.UnixConn)
+		want string
+	}{
+		{func(c *net.UnixConn) {
+			for _, name := range []string{"a", "b", "c"} {
+				sys.SendFile(c, []byte("P"+name), r)
+			}
+			c.Write([]byte("S"))
+		}, "[a b c]"},
+		{func(*net.UnixConn) {}, "[a b c]"},
+		{func(c *net.UnixConn) {
+			sys.SendFile(c, []byte("Pb"), r)
+			sys.SendFile(c, []byte("Pd"), r)
+			c.Write([]byte("Dc"))
+		}, "[a b d]"},
+		{func(c *net.UnixConn) {
+			sys.SendFile(c, []byte("Pd"), r)
+			c.Write([]byte("S"))
+		}, "[d]"},
+	} {
+		v, err := Dial(path, left)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, err := l.AcceptUnix()
+		if err != nil {
+			t.Fatal(err)
+		}
+		life.says(c)
+		c.Close()
+		left = v.Take()
+		if got := fmt.Sprint(slices.Sorted(maps.Keys(left))); got != life.want {
+			t.Errorf("%s, want %s", got, life.want)
+		}
+	}
+	left["d"].Close()
+	r.Close()
+	if _, err := w.Write([]byte("x")); !errors.Is(err, syscall.EPIPE) {
+		t.Errorf("some of what was given up is still open: %v", err)
 	}
 }
 
@@ -124,7 +186,7 @@ func TestVaultSurvivesGarbage(t *testing.T) {
 		c.Write(make([]byte, 100_000)) // too long: the end
 		io.Copy(io.Discard, c)
 	}()
-	v, err := Dial(path)
+	v, err := Dial(path, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
