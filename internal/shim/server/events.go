@@ -2,11 +2,15 @@ package server
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/containerd/errdefs"
 
 	"github.com/11f9778f/berth/internal/engine"
 	"github.com/11f9778f/berth/internal/shim/api/containerd"
@@ -15,14 +19,22 @@ import (
 )
 
 const (
-	// maxEvents bounds what is kept while nobody listens; then the oldest go. A daemon that comes back asks for
-	// the state anyway.
-	maxEvents = 10_000
+	// maxEvents and maxEventBytes bound what is kept while nobody listens; then the oldest go. A daemon that comes back asks
+	// for the state anyway.
+	maxEvents     = 10_000
+	maxEventBytes = ttrpc.MaxMessage
 	// eventTimeout is how long the daemon may take to acknowledge one event.
 	eventTimeout = 5 * time.Second
+	// maxRefusals is how often an event is sent that the daemon answers with an error which may be of the moment.
+	maxRefusals = 5
+	// firstEventPause doubles from try to try.
+	firstEventPause, longestEventPause = 100 * time.Millisecond, 10 * time.Second
 )
 
-// publisher sends events to the daemon, in order, each until it is acknowledged. publish never blocks.
+var errNoDaemon = errors.New("no daemon listens for events")
+
+// publisher sends events to the daemon, in order, each until it is acknowledged. One that the daemon refuses is given up: those
+// behind it must not wait for ever. One that finds no daemon waits for it. publish never blocks.
 type publisher struct {
 	namespace string
 	log       *slog.Logger
@@ -31,6 +43,8 @@ type publisher struct {
 	mu      sync.Mutex
 	address string
 	queue   []*containerd.Envelope
+	bytes   int // of queue
+	lost    int // dropped since the daemon last took an event
 	running bool
 	idle    chan struct{} // closed when the queue is empty; replaced when it is not
 }
@@ -66,58 +80,124 @@ func (p *publisher) kick() {
 func (p *publisher) publish(event containerd.Event) {
 	topic, kind := event.Name()
 	a := &wire.Any{TypeURL: "containerd.events." + kind, Value: wire.Marshal(event)}
+	e := &containerd.Envelope{Timestamp: time.Now(), Namespace: p.namespace, Topic: topic, Event: a}
+	if size(e) > ttrpc.MaxMessage {
+		p.log.Warn("an event that is too long to be sent is given up", "topic", topic, "bytes", size(e))
+		return
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if len(p.queue) == 0 {
+	if len(p.queue) == 0 && !p.running {
 		p.idle = make(chan struct{})
 	}
-	p.queue = append(p.queue, &containerd.Envelope{Timestamp: time.Now(), Namespace: p.namespace, Topic: topic, Event: a})
-	if len(p.queue) > maxEvents {
-		p.queue = p.queue[1:]
+	p.queue = append(p.queue, e)
+	p.bytes += size(e)
+	for len(p.queue) > maxEvents || p.bytes > maxEventBytes {
+		if p.lost == 0 {
+			p.log.Warn("the daemon has taken no events for so long that the oldest are dropped", "address", p.address)
+		}
+		p.lost++
+		p.drop()
 	}
 	p.kick()
+}
+
+// size is about what an event takes in the queue.
+func size(e *containerd.Envelope) int {
+	return 256 + len(e.Topic) + len(e.Event.TypeURL) + len(e.Event.Value)
+}
+
+// drop takes the oldest event off the queue; the caller holds mu.
+func (p *publisher) drop() {
+	p.bytes -= size(p.queue[0])
+	p.queue[0] = nil
+	p.queue = p.queue[1:]
+}
+
+// sent takes an event off the queue that was taken or given up. It may have been dropped meanwhile.
+func (p *publisher) sent(e *containerd.Envelope) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.queue) > 0 && p.queue[0] == e {
+		p.drop()
+	}
+	if p.lost > 0 {
+		p.log.Warn("events were dropped that nobody took", "count", p.lost)
+		p.lost = 0
+	}
 }
 
 // run sends until the queue is empty. It sleeps while the daemon is away, longer each time; Hello wakes it.
 func (p *publisher) run() {
 	var client *ttrpc.Client
 	var to string
-	wait := 100 * time.Millisecond
+	var last *containerd.Envelope
+	refusals, wait := 0, firstEventPause
 	for {
-		p.mu.Lock()
-		if len(p.queue) == 0 {
-			p.running = false
-			close(p.idle)
-			p.mu.Unlock()
-			if client != nil {
-				client.Close()
-			}
-			return
-		}
-		next, address := p.queue[0], p.address
-		p.mu.Unlock()
-		if client != nil && to != address {
+		next, address := p.next()
+		if client != nil && (to != address || next == nil) {
 			client.Close()
 			client = nil
 		}
+		if next == nil {
+			return
+		}
+		if next != last {
+			last, refusals = next, 0
+		}
 		err := p.forward(&client, address, next)
 		to = address
-		if err == nil {
-			wait = 100 * time.Millisecond
-			p.mu.Lock()
-			if len(p.queue) > 0 && p.queue[0] == next {
-				p.queue = p.queue[1:]
+		if err != nil && refused(err) {
+			refusals++
+		}
+		switch {
+		case err == nil:
+		case hopeless(err) || refusals >= maxRefusals:
+			p.log.Warn("the daemon refuses an event, which is given up", "address", address, "topic", next.Topic, "err", err)
+		default:
+			p.log.Debug("the daemon takes no events", "address", address, "err", err)
+			select {
+			case <-p.wake:
+			case <-time.After(wait):
 			}
-			p.mu.Unlock()
+			wait = min(2*wait, longestEventPause)
 			continue
 		}
-		p.log.Debug("the daemon takes no events", "address", address, "err", err)
-		select {
-		case <-p.wake:
-		case <-time.After(wait):
-		}
-		wait = min(2*wait, 10*time.Second)
+		p.sent(next)
+		wait = firstEventPause
 	}
+}
+
+// next is what is to be sent, and where to; nil ends the sender.
+func (p *publisher) next() (*containerd.Envelope, string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.queue) == 0 {
+		p.running = false
+		close(p.idle)
+		return nil, ""
+	}
+	return p.queue[0], p.address
+}
+
+// refused tells whether an error is an answer to the event itself: somebody was there and did not take it.
+func refused(err error) bool {
+	for _, away := range []error{errNoDaemon, ttrpc.ErrClosed, context.DeadlineExceeded, context.Canceled, errdefs.ErrUnavailable} {
+		if errors.Is(err, away) {
+			return false
+		}
+	}
+	return true
+}
+
+// hopeless tells whether the same event will be refused again.
+func hopeless(err error) bool {
+	for _, final := range []error{errdefs.ErrInvalidArgument, errdefs.ErrOutOfRange, errdefs.ErrNotImplemented} {
+		if errors.Is(err, final) {
+			return true
+		}
+	}
+	return false
 }
 
 func (p *publisher) forward(client **ttrpc.Client, address string, e *containerd.Envelope) error {
@@ -127,7 +207,7 @@ func (p *publisher) forward(client **ttrpc.Client, address string, e *containerd
 		var d net.Dialer
 		conn, err := d.DialContext(ctx, "unix", strings.TrimPrefix(address, "unix://"))
 		if err != nil {
-			return err
+			return fmt.Errorf("%w: %w", errNoDaemon, err)
 		}
 		*client = ttrpc.NewClient(conn)
 	}
