@@ -34,6 +34,8 @@ type Container struct {
 	filter *seccomp.Filter
 	// twoSteps: the child was born twice, so it is in its cgroup and namespaces already (see secondStep).
 	twoSteps bool
+	// blank: its mount namespace begins as a copy of CreateOptions.Blank.
+	blank bool
 	// shared: it lives in its creator's mount namespace.
 	shared  bool
 	hooked  bool // a hook was run, so poststop hooks are owed
@@ -98,6 +100,9 @@ func create(ctx context.Context, o CreateOptions) (_ *Container, err error) {
 		}
 	}()
 	if c.shared, err = inCallerMounts(o.Spec); err != nil {
+		return nil, err
+	}
+	if c.blank, err = beginsBlank(o); err != nil {
 		return nil, err
 	}
 	c.state.Chroot = c.shared || o.NoPivot
@@ -234,6 +239,9 @@ func (c *Container) join(u *setup) error {
 	}
 	u.files = append(u.files, entries...)
 	joinGroup(u.p, entries)
+	if c.blank {
+		u.o.Blank.begin(u.p)
+	}
 	joined, err := c.joinNamespaces(u.p)
 	u.files = append(u.files, joined...)
 	if err != nil {

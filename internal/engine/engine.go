@@ -60,6 +60,8 @@ type CreateOptions struct {
 	Log *slog.Logger
 	// Specs, which may be nil, is where Spec was loaded with.
 	Specs *SpecCache
+	// Blank, which may be nil, is what a new mount namespace begins with, where that can be.
+	Blank *BlankMounts
 }
 
 // ExecOptions says what to run in a running container.

@@ -59,6 +59,9 @@ func rootfs(t testing.TB) string {
 
 var serial int
 
+// blank is that of most tests' containers, as a shim has one for all of its; berth-oci has none.
+var blank BlankMounts
+
 // options is a container that runs args in a fresh root filesystem.
 func options(t testing.TB, args ...string) CreateOptions {
 	t.Helper()
@@ -69,7 +72,7 @@ func options(t testing.TB, args ...string) CreateOptions {
 	s.Process.Args = args
 	id := fmt.Sprintf("engine-test-%d-%d", os.Getpid(), serial)
 	s.Linux.CgroupsPath = cgroupParent() + "/" + id
-	return CreateOptions{ID: id, Bundle: t.TempDir(), Spec: s}
+	return CreateOptions{ID: id, Bundle: t.TempDir(), Spec: s, Blank: &blank}
 }
 
 func newContainer(t testing.TB, o CreateOptions) *Container {

@@ -53,18 +53,24 @@ type Process interface {
 // Linux is the real engine.
 type Linux struct {
 	specs  *engine.SpecCache
+	blank  *engine.BlankMounts
 	scopes engine.Scopes // for containers whose specs ask for one
 }
 
 // NewLinux returns the engine of a shim that makes many containers.
-func NewLinux() Linux { return Linux{specs: &engine.SpecCache{}, scopes: &systemd.Lazy{}} }
+func NewLinux() Linux {
+	return Linux{specs: &engine.SpecCache{}, blank: &engine.BlankMounts{}, scopes: &systemd.Lazy{}}
+}
+
+// Prepare makes what all containers need, so that the first one does not wait for it. What fails here fails again, and is told, there.
+func (l Linux) Prepare() { l.blank.Prepare() }
 
 // LoadSpec implements Engine.
 func (l Linux) LoadSpec(bundle string) (*specs.Spec, error) { return l.specs.LoadSpec(bundle) }
 
 // Create implements Engine. The spec itself tells whether the container's cgroup is to be a scope of systemd's.
 func (l Linux) Create(ctx context.Context, o engine.CreateOptions) (Container, error) {
-	o.Specs = l.specs
+	o.Specs, o.Blank = l.specs, l.blank
 	if o.Spec.Linux != nil && engine.NamesScope(o.Spec.Linux.CgroupsPath) {
 		o.Scopes = l.scopes
 	}
