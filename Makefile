@@ -78,12 +78,14 @@ conformance: conformance-cri conformance-cri-more conformance-oci conformance-co
 
 .PHONY: test-vm test-vm-short qemu
 # Pure cgroup v2, AppArmor, every capability: what the machine at hand may lack.
-test-vm: qemu busybox ## the engine's tests in virtual machines, the result into docs/test-vm.md, and the network's that take SCTP
+test-vm: qemu busybox ## the engine's tests in virtual machines, the result into docs/test-vm.md, those of the network that take SCTP, of the store that take quota
 	test/vm/engine
 	test/vm/network
+	test/vm/quota
 
 test-vm-short: qemu busybox ## the part of test-vm that make test runs; says why if there is no QEMU
 	test/vm/engine short
+	test/vm/quota short
 
 lint: $(TOOLS)/staticcheck $(TOOLS)/depguard ## gofmt, vet, staticcheck, the direction of imports
 	@bad=$$(gofmt -l $$(git ls-files '*.go')); if [ -n "$$bad" ]; then echo "gofmt -w would change:"; echo "$$bad"; exit 1; fi

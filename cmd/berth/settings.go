@@ -176,6 +176,7 @@ func nodeConfig(l *config.Loaded, log *slog.Logger) node.Config {
 		},
 		GroupSize: l.Shims.GroupSize, LogSize: int64(l.Shims.LogMaxMiB) << 20, LogFiles: l.Shims.LogMaxFiles, NoSpareShim: !l.Shims.Spare,
 		Blanks: l.Images.Blanks, Downloads: l.Images.Downloads, Unpacks: l.Images.Unpacks,
+		WritableLimit: image.Limit{Bytes: int64(l.Images.WritableLimitMiB) << 20, Inodes: int64(l.Images.WritableLimitInodes)},
 		ImageGC: imagegc.Policy{
 			HighPercent: l.Images.GCHighPercent, LowPercent: l.Images.GCLowPercent, MinAge: l.Images.GCMinAge.Duration,
 			MaxAge: l.Images.GCMaxAge.Duration, Period: imageGCPeriod,

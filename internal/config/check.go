@@ -12,6 +12,9 @@ import (
 	"strings"
 )
 
+// leastInodes are those that a writable layer may have at least: its own folders, and the places of mounts, need some.
+const leastInodes = 100
+
 // maxSocket is the kernel's limit for the path of a unix socket.
 const maxSocket = 107
 
@@ -223,6 +226,10 @@ func (c *checker) images() {
 	c.within("images.unpacks", i.Unpacks, 0, 1000)
 	c.within("images.gc_high_percent", i.GCHighPercent, 1, 100)
 	c.within("images.gc_low_percent", i.GCLowPercent, 0, i.GCHighPercent)
+	c.within("images.writable_limit_mib", i.WritableLimitMiB, 0, 1<<30)
+	if n := i.WritableLimitInodes; n != 0 {
+		c.within("images.writable_limit_inodes", n, leastInodes, 1<<30)
+	}
 	if i.GCMinAge.Duration < 0 {
 		c.bad("images.gc_min_age", "it can't be less than nothing")
 	}

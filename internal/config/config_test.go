@@ -96,6 +96,7 @@ func TestMistakes(t *testing.T) {
 		"[shims]\ngroup_size = \"many\"\n":                          {":2: shims.group_size: it takes a whole number"},
 		"[images]\nplain_http = \"a\"\n":                            {":2: images.plain_http: it takes a list"},
 		"[images]\nkeep_for_retry = \"10 minutes\"\n":               {":2: images.keep_for_retry: \"10 minutes\" is no length of time"},
+		"[images]\nwritable_limit_inodes = 5\n":                     {":2: images.writable_limit_inodes: 5 is not from 100"},
 		"[images]\nkeep_for_retry = 10\n":                           {":2: images.keep_for_retry: it takes a text in quotes, as \"10m\""},
 		"[network]\nsubnets = [\"10.1.0.0\"]\n":                     {":2: network.subnets: it takes a list of address ranges"},
 		"[log]\n[network]\nsubnets = [\n 7 ]\n[images]":             {":3: network.subnets: it takes a list of address ranges"},

@@ -160,6 +160,11 @@ type Images struct {
 	Unpacks int `toml:"unpacks"`
 	// Writable layers in which no container has written that are kept for the next containers, at most. 0 keeps none.
 	Blanks int `toml:"blanks"`
+	// What a container may write into its root filesystem at most: MiB of the disk, and files and folders. 0 is no limit.
+	// It takes a filesystem with project quota, ext4 with prjquota or XFS with pquota; without one the daemon does not
+	// start. It holds for containers that are made from then on. (docs/images.md)
+	WritableLimitMiB    int `toml:"writable_limit_mib"`
+	WritableLimitInodes int `toml:"writable_limit_inodes"`
 	// How long the whole layers of a pull that broke off stay for its repetition. "0s" keeps none.
 	KeepForRetry Duration `toml:"keep_for_retry" reload:"yes"`
 	// Images that neither a kubelet nor "berth image prune" may collect: full names, in which * stands for a

@@ -21,10 +21,11 @@ const manyBlanks = 64
 const blankPrefix = ".blank-"
 
 // makeBlank makes the directories of a snapshot.
-func makeBlank(path string) error {
+func (s *Store) makeBlank(path string) error {
 	if err := os.Mkdir(path, 0o700); err != nil {
 		return err
 	}
+	s.ownProject(path)                                                   // what is made in it belongs to that as well
 	if err := makeDir(filepath.Join(path, "upper"), 0o755); err != nil { // what the container sees as "/"
 		return err
 	}
@@ -45,13 +46,17 @@ func (s *Store) takeBlank(path string) bool {
 // dropBlanks deletes all of them. What it can't delete, the next start does.
 func (s *Store) dropBlanks() {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, name := range s.blanks {
+	blanks := s.blanks
+	s.blanks = nil
+	s.mu.Unlock()
+	for _, name := range blanks {
+		project := s.project(s.snapshot(name))
 		if err := os.RemoveAll(s.snapshot(name)); err != nil {
 			s.log.Warn("a blank snapshot stays until the next start", "name", name, "err", err)
+		} else if project != 0 {
+			s.quota.Release(project)
 		}
 	}
-	s.blanks = nil
 }
 
 // isBlank tells whether name is that of a blank snapshot that is kept.
@@ -66,7 +71,7 @@ func (s *Store) keepBlank(trash *sys.Folder, name string) bool {
 	s.mu.Lock()
 	room := len(s.blanks) < cmp.Or(s.cfg.Blanks, manyBlanks)
 	s.mu.Unlock()
-	if !room || !blanked(trash, name) {
+	if !room || !s.counts(filepath.Join(s.snapTrash, name)) || !blanked(trash, name) {
 		return false
 	}
 	to := s.unique(s.snapshots, blankPrefix+"n")

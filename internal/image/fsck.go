@@ -51,7 +51,7 @@ func (s *Store) Fsck(ctx context.Context, o FsckOptions) (*FsckReport, error) {
 	}
 	defer s.gate.calls.Done()
 	c := &check{s: s, o: o, owners: s.owners(), report: &FsckReport{}}
-	for _, step := range []func(context.Context) error{c.fixed, c.blobs, c.layers, c.snapshots} {
+	for _, step := range []func(context.Context) error{c.fixed, c.blobs, c.layers, c.snapshots, c.projects} {
 		if err := step(ctx); err != nil {
 			return c.report, fmt.Errorf("check the image store: %w", err)
 		}
@@ -322,43 +322,6 @@ func (c *check) layerProblem(ctx context.Context, path string) (string, error) {
 		return fmt.Sprintf("it has %d inodes, it should have %d", inodes, f.Inodes), nil
 	}
 	return "", nil
-}
-
-func (c *check) snapshots(ctx context.Context) error {
-	s := c.s
-	entries, err := os.ReadDir(s.layout.snapshots)
-	if err != nil {
-		return err
-	}
-	for _, e := range entries {
-		path := filepath.Join(s.layout.snapshots, e.Name())
-		if path == s.snapTrash || strings.HasPrefix(e.Name(), ".new-") {
-			continue
-		}
-		if s.isBlank(e.Name()) {
-			c.add(path, "store, blank", 0, "")
-			continue
-		}
-		s.mu.Lock()
-		_, ok := s.snaps[e.Name()]
-		s.mu.Unlock()
-		if !ok {
-			if exists(path) {
-				c.addBad(path, s.snapTrash, "", 0, unknown, "", false)
-			}
-			continue
-		}
-		u, err := s.Usage(ctx, e.Name())
-		if err != nil && ctx.Err() != nil {
-			return err
-		}
-		problem := ""
-		if !exists(filepath.Join(path, snapshotFileName)) && exists(path) {
-			problem = "it has no record; remove its container"
-		}
-		c.add(path, "snapshot "+e.Name(), u.Bytes, problem)
-	}
-	return nil
 }
 
 // repair throws the bad things away and drops the images that can't be made whole without them.

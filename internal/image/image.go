@@ -77,6 +77,8 @@ type Rootfs struct {
 type Usage struct {
 	Bytes  int64
 	Inodes int64
+	// MaxBytes and MaxInodes are a writable layer's limits; 0 is none.
+	MaxBytes, MaxInodes int64
 }
 
 func (u *Usage) add(v Usage) {

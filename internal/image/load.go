@@ -18,6 +18,9 @@ import (
 
 // load reads the state from the disk and repairs what a crash has left. Nothing else runs yet.
 func (s *Store) load() error {
+	if err := s.learnProjects(); err != nil {
+		return err
+	}
 	if err := s.loadTrash(); err != nil {
 		return err
 	}
@@ -258,7 +261,7 @@ func (s *Store) loadSnapshots() error {
 		if err := readJSON(filepath.Join(path, snapshotFileName), &f); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			s.log.Warn("the record of a snapshot can't be read", "key", e.Name(), "err", err)
 		}
-		s.snaps[e.Name()] = &snapshot{namespace: cmp.Or(f.Namespace, DefaultNamespace), image: f.Image, layers: f.Layers, copied: f.Copied}
+		s.snaps[e.Name()] = &snapshot{namespace: cmp.Or(f.Namespace, DefaultNamespace), image: f.Image, layers: f.Layers, copied: f.Copied, project: s.project(path)}
 	}
 	return nil
 }

@@ -21,7 +21,8 @@ type measure struct {
 	done   chan struct{} // closed after the first time
 }
 
-// KnownUsage is Usage without its walk through the tree: it returns what was found last, and when, and has
+// KnownUsage is Usage without its walk through the tree. Where there is project quota it is what the kernel counts
+// now, the snapshot's own folders with it. Elsewhere it returns what was found last, and when, and has
 // the tree measured again in the background if that is long ago. A layer that was never measured is waited
 // for until ctx ends; then the time is zero. Nobody asks, nobody measures.
 func (s *Store) KnownUsage(ctx context.Context, key string) (Usage, time.Time, error) {
@@ -34,6 +35,13 @@ func (s *Store) KnownUsage(ctx context.Context, key string) (Usage, time.Time, e
 	if !ok {
 		s.mu.Unlock()
 		return Usage{}, time.Time{}, notHere(key)
+	}
+	if id := sn.project; id != 0 {
+		s.mu.Unlock()
+		if u, ok := s.counted(id); ok {
+			return u, time.Now(), nil
+		}
+		s.mu.Lock()
 	}
 	m := &sn.measure
 	if m.done == nil {

@@ -9,6 +9,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	ispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/11f9778f/berth/internal/image/quota"
 	"github.com/11f9778f/berth/internal/image/registry"
 	"github.com/11f9778f/berth/internal/image/unpack"
 )
@@ -33,13 +34,21 @@ type Config struct {
 	Unpacks int
 	// Blanks bounds the snapshots that are kept because nobody has written into them; 0 is 64, negative none.
 	Blanks int
+	// WritableLimit is the most that a container may write into its root filesystem. Open fails with ErrNoLimit where
+	// the filesystem can't hold it to that.
+	WritableLimit Limit
 	// Retry is how a registry's failures are met.
 	Retry Retry
 	// Limits bounds what one layer may hold.
 	Limits unpack.Limits
 	// MaxImport bounds the bytes of an archive given to Import, after decompression; 0 is 128 GiB.
 	MaxImport int64
+
+	openQuota func(base string) (*quota.Book, error) // nil is quota.Open
 }
+
+// Limit is the most that a writable layer may take of the disk; 0 is no limit.
+type Limit = quota.Limit
 
 // Tunable is the part of Config that can be changed while the store is open.
 type Tunable struct {

@@ -60,6 +60,12 @@ func validKey(key string) error {
 // again with the same key and image it returns the same. What was written survives until RemoveRootfs,
 // and not the machine's restart: it is mounted "volatile".
 func (s *Store) Prepare(ctx context.Context, key string, img *Image) (Rootfs, error) {
+	return s.PrepareLimited(ctx, key, img, Limit{})
+}
+
+// PrepareLimited is Prepare with a limit of what may be written, beside Config.WritableLimit: the lower one counts. It is
+// that of the first call; a limit that can't be held is ErrNoLimit.
+func (s *Store) PrepareLimited(ctx context.Context, key string, img *Image, limit Limit) (Rootfs, error) {
 	if err := s.gate.enter(); err != nil {
 		return Rootfs{}, err
 	}
@@ -70,12 +76,16 @@ func (s *Store) Prepare(ctx context.Context, key string, img *Image) (Rootfs, er
 	}
 	sn, err := s.claim(ctx, key, img)
 	if err == nil {
-		err = s.makeSnapshot(ctx, key, sn, img)
+		err = s.makeSnapshot(ctx, key, sn, img, limit)
 	}
 	if err != nil {
 		s.unclaim(key, sn)
 		return Rootfs{}, fmt.Errorf("prepare the root filesystem %s: %w", key, s.remedy(err))
 	}
+	project := s.project(s.snapshot(key))
+	s.mu.Lock()
+	sn.project = project
+	s.mu.Unlock()
 	s.touch(img.ID)
 	return s.rootfs(key, sn), nil
 }
@@ -134,7 +144,7 @@ func (i *Image) digests() []digest.Digest {
 }
 
 // makeSnapshot makes the directories of key, or fits those that are there for another mount.
-func (s *Store) makeSnapshot(ctx context.Context, key string, sn *snapshot, img *Image) error {
+func (s *Store) makeSnapshot(ctx context.Context, key string, sn *snapshot, img *Image, limit Limit) error {
 	path := s.snapshot(key)
 	var f snapshotFile
 	err := readJSON(filepath.Join(path, snapshotFileName), &f)
@@ -152,7 +162,7 @@ func (s *Store) makeSnapshot(ctx context.Context, key string, sn *snapshot, img 
 		wake(s.sweep)
 	}
 	tmp := s.unique(s.snapshots, ".new-"+key)
-	if err := s.fillSnapshot(ctx, tmp, sn, img); err != nil {
+	if err := s.fillSnapshot(ctx, tmp, sn, img, limit); err != nil {
 		s.abandon(tmp)
 		return err
 	}
@@ -177,10 +187,10 @@ func (s *Store) abandon(tmp string) {
 	wake(s.sweep)
 }
 
-func (s *Store) fillSnapshot(ctx context.Context, tmp string, sn *snapshot, img *Image) error {
+func (s *Store) fillSnapshot(ctx context.Context, tmp string, sn *snapshot, img *Image, limit Limit) error {
 	sn.copied = s.overlay() != nil
 	if sn.copied || !s.takeBlank(tmp) {
-		if err := makeBlank(tmp); err != nil {
+		if err := s.makeBlank(tmp); err != nil {
 			return err
 		}
 	}
@@ -191,6 +201,12 @@ func (s *Store) fillSnapshot(ctx context.Context, tmp string, sn *snapshot, img 
 		if err := s.copyImage(ctx, filepath.Join(tmp, "upper"), img); err != nil {
 			return err
 		}
+	}
+	if err := s.confine(tmp, limit, sn.copied); err != nil {
+		return err
+	}
+	if err := failpoint.Here("image/snapshot/limited"); err != nil {
+		return err
 	}
 	b, err := json.Marshal(snapshotFile{Namespace: sn.namespace, Image: sn.image, Layers: sn.layers, Boot: s.boot, Copied: sn.copied})
 	if err != nil {
@@ -269,7 +285,7 @@ func (s *Store) FillRootfs(ctx context.Context, key string, layer io.Reader) err
 		return err
 	}
 	if _, err := unpack.Apply(ctx, filepath.Join(s.snapshot(key), "upper"), layer, s.cfg.Limits); err != nil {
-		return fmt.Errorf("fill the root filesystem %s: %w", key, s.remedy(err))
+		return fmt.Errorf("fill the root filesystem %s: %w", key, s.remedy(s.full(key, err)))
 	}
 	return nil
 }

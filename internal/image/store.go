@@ -19,6 +19,7 @@ import (
 	ispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/semaphore"
 
+	"github.com/11f9778f/berth/internal/image/quota"
 	"github.com/11f9778f/berth/internal/image/registry"
 	"github.com/11f9778f/berth/internal/sys"
 )
@@ -75,6 +76,9 @@ type core struct {
 	settle  chan struct{} // layers are not synced, or garbage may be there
 
 	overlay func() error // nil where the kernel has overlayfs; asked once
+
+	quota   *quota.Book // nil where there is no project quota
+	noLimit error       // why writable layers can't have limits; nil if they can
 }
 
 // manifest is one image as a manifest describes it. Immutable.
@@ -99,6 +103,7 @@ type snapshot struct {
 	image     digest.Digest
 	layers    []digest.Digest // the lowest first
 	copied    bool            // it is a copy of the image, for want of overlayfs
+	project   uint32          // its folder's, 0 if it has none; guarded by mu
 	measure   measure
 }
 
@@ -117,7 +122,12 @@ func Open(c Config) (*Store, error) {
 
 // start finds out what is there, and begins the work in the background.
 func (s *Store) start() error {
+	if err := s.openQuota(); err != nil {
+		s.lock.Close()
+		return fmt.Errorf("open the image store at %s: %w", s.images, err)
+	}
 	if err := s.load(); err != nil {
+		s.closeQuota()
 		s.lock.Close()
 		return fmt.Errorf("open the image store at %s: %w", s.images, s.remedy(err))
 	}
@@ -224,7 +234,7 @@ func (s *Store) Close() error {
 	s.workers.Wait()
 	s.dropBlanks()
 	s.pool.Close()
-	return s.lock.Close()
+	return errors.Join(s.closeQuota(), s.lock.Close())
 }
 
 // gate counts the calls that change something, so that Close can wait for them.

@@ -43,6 +43,9 @@ func (c *core) forget(path string) {
 // weigh is what is known of the size of a blob, an unpacked layer or a snapshot without a walk through it.
 func (c *core) weigh(path, trash string) Usage {
 	if trash == c.snapTrash {
+		if u, ok := c.counted(c.project(path)); ok {
+			return u
+		}
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		if sn, ok := c.snaps[filepath.Base(path)]; ok {
@@ -123,9 +126,16 @@ func (s *Store) emptyDir(path string) error {
 			s.forget(item)
 			continue
 		}
+		project := uint32(0)
+		if path == s.snapTrash {
+			project = s.project(item)
+		}
 		if err := dir.RemoveAll(s.life, n); err != nil {
 			errs = append(errs, fmt.Errorf("delete %s: %w", item, err))
 			continue
+		}
+		if project != 0 {
+			s.quota.Release(project)
 		}
 		s.forget(item)
 	}

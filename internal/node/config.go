@@ -53,6 +53,8 @@ type Config struct {
 	NoSpareShim bool
 	// Blanks is how many writable layers that nobody wrote into are kept; 0 is the store's default, negative none.
 	Blanks int
+	// WritableLimit is the most that a container may write into its root filesystem.
+	WritableLimit image.Limit
 	// IdleExit ends the node when it had no pod and no call for so long; 0 never.
 	IdleExit time.Duration
 	// Downloads and Unpacks bound the layers that are fetched and unpacked at once; 0 is the store's default.

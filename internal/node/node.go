@@ -101,7 +101,7 @@ func (n *Node) claim() error {
 // open opens the rooms, the lowest first. What an earlier node left is taken over here.
 func (n *Node) open(ctx context.Context) error {
 	store, err := image.Open(image.Config{
-		Root: n.cfg.Root, Tunable: n.cfg.Tunable.Tunable, Downloads: n.cfg.Downloads, Unpacks: n.cfg.Unpacks, Blanks: n.cfg.Blanks, Log: n.cfg.Log,
+		Root: n.cfg.Root, Tunable: n.cfg.Tunable.Tunable, Downloads: n.cfg.Downloads, Unpacks: n.cfg.Unpacks, Blanks: n.cfg.Blanks, WritableLimit: n.cfg.WritableLimit, Log: n.cfg.Log,
 	})
 	if err != nil {
 		return err

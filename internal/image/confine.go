@@ -1,0 +1,175 @@
+package image
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/11f9778f/berth/internal/image/kind"
+	"github.com/11f9778f/berth/internal/image/quota"
+	"github.com/11f9778f/berth/internal/sys"
+)
+
+// Where the snapshots' filesystem has project quota, each snapshot is a project of its own: it is limited by the kernel, and
+// what it takes is one question. A snapshot's folder carries its project's id, from before anything is in it until the
+// sweeper has deleted it. Those of a time without quota have none, and are measured by walking.
+
+// ErrNoLimit is a writable layer that is to have a limit, on a filesystem that can't hold it to one.
+var ErrNoLimit = errors.New("writable layers can't be limited")
+
+// openQuota finds out whether there is project quota. It must be there if a limit is configured.
+func (s *Store) openQuota() error {
+	open := s.cfg.openQuota
+	if open == nil {
+		open = quota.Open
+	}
+	book, err := open(s.snapshots)
+	if err == nil && !book.Enforces() {
+		s.noLimit = fmt.Errorf("%w at %s: projects are counted there and not held to limits", quota.ErrUnsupported, s.snapshots)
+	} else {
+		s.noLimit = err
+	}
+	if s.noLimit != nil && (!s.cfg.WritableLimit.IsZero() || !errors.Is(s.noLimit, quota.ErrUnsupported)) {
+		if book != nil {
+			book.Close()
+		}
+		return s.cantLimit()
+	}
+	if s.noLimit != nil {
+		s.log.Debug("writable layers can't be limited", "err", s.noLimit)
+	}
+	s.quota = book
+	return nil
+}
+
+func (s *Store) closeQuota() error {
+	if s.quota == nil {
+		return nil
+	}
+	return s.quota.Close()
+}
+
+// cantLimit says why a writable layer can't have a limit, and what to do.
+func (s *Store) cantLimit() error {
+	return kind.Errorf(ErrNoLimit, "writable layers can't be limited: %w; use ext4 with the features project and quota that is mounted with prjquota, "+
+		"or XFS that is mounted with pquota, or take the limit away", s.noLimit)
+}
+
+// learnProjects takes note of the projects that the snapshots of earlier processes have, and takes away the limits of those
+// that are gone.
+func (s *Store) learnProjects() error {
+	if s.quota == nil {
+		return nil
+	}
+	for _, dir := range []string{s.snapshots, s.snapTrash} {
+		entries, err := os.ReadDir(dir)
+		if err != nil {
+			return err
+		}
+		for _, e := range entries {
+			path := filepath.Join(dir, e.Name())
+			if path == s.snapTrash || !e.IsDir() {
+				continue
+			}
+			if err := s.quota.Learn(path); err != nil {
+				return err
+			}
+		}
+	}
+	stray, err := s.quota.Stray()
+	for _, id := range stray {
+		err = errors.Join(err, s.quota.Clear(id))
+	}
+	if err != nil {
+		s.log.Warn("limits of containers that are gone could not be taken away", "err", err)
+	}
+	return nil
+}
+
+// project is the id of a snapshot's folder, 0 if it has none.
+func (c *core) project(path string) uint32 {
+	if c.quota == nil {
+		return 0
+	}
+	id, err := c.quota.Of(path)
+	if err != nil {
+		return 0 // it is gone
+	}
+	return id
+}
+
+// counts says whether what is written into the snapshot at path is counted, as far as the filesystem can do that. It is not
+// in one of a time without quota, nor where the container has given its root directory to another project: root may, if it
+// has no user namespace.
+func (s *Store) counts(path string) bool {
+	if s.quota == nil {
+		return true
+	}
+	id := s.project(path)
+	return id != 0 && s.project(filepath.Join(path, "upper")) == id && s.project(filepath.Join(path, "work")) == id
+}
+
+// ownProject makes the new, empty folder at path a project. Without one it is measured by walking.
+func (s *Store) ownProject(path string) {
+	if s.quota == nil {
+		return
+	}
+	if _, err := s.quota.Give(path); err != nil {
+		s.log.Warn("a writable layer has no quota", "err", err)
+	}
+}
+
+// confine sets the limit of a new snapshot: what may be written into it beside what it holds already, which is something
+// only in a copy of an image.
+func (s *Store) confine(path string, limit quota.Limit, copied bool) error {
+	limit = s.cfg.WritableLimit.Lower(limit)
+	if !limit.IsZero() && s.noLimit != nil {
+		return s.cantLimit()
+	}
+	id := s.project(path)
+	if id == 0 {
+		if limit.IsZero() {
+			return nil
+		}
+		return kind.Errorf(ErrNoLimit, "the writable layer could not be made a project of its own, to limit it; the log says why")
+	}
+	now, err := s.quota.Usage(id)
+	if err != nil {
+		return err
+	}
+	if copied && limit.Bytes > 0 {
+		limit.Bytes += now.Bytes
+	}
+	if copied && limit.Inodes > 0 {
+		limit.Inodes += now.Inodes
+	}
+	if limit == (quota.Limit{Bytes: now.MaxBytes, Inodes: now.MaxInodes}) {
+		return nil // a blank one that was limited before
+	}
+	return s.quota.Limit(id, limit)
+}
+
+// counted is what the kernel counts for a snapshot's project.
+func (c *core) counted(id uint32) (Usage, bool) {
+	if id == 0 || c.quota == nil {
+		return Usage{}, false
+	}
+	q, err := c.quota.Usage(id)
+	if err != nil {
+		return Usage{}, false
+	}
+	return Usage{Bytes: q.Bytes, Inodes: q.Inodes, MaxBytes: q.MaxBytes, MaxInodes: q.MaxInodes}, true
+}
+
+// full adds to an error of writing into a writable layer what its limit is, if that is why. (ext4 says EDQUOT, XFS ENOSPC.)
+func (s *Store) full(key string, err error) error {
+	if !errors.Is(err, sys.ErrQuota) && !errors.Is(err, sys.ErrNoSpace) {
+		return err
+	}
+	u, ok := s.counted(s.project(s.snapshot(key)))
+	if !ok || u.MaxBytes == 0 && u.MaxInodes == 0 {
+		return err
+	}
+	return kind.Errorf(errRemedied, "its writable layer has %d of at most %d bytes and %d of at most %d inodes (0 is no limit): %w", u.Bytes, u.MaxBytes, u.Inodes, u.MaxInodes, err)
+}

@@ -1,0 +1,178 @@
+package quota_test
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"testing"
+
+	"github.com/11f9778f/berth/internal/image/quota"
+	"github.com/11f9778f/berth/internal/image/quota/quotatest"
+)
+
+// fake is a filesystem of its own, and a way to make folders on it.
+func fake(t *testing.T) (*quotatest.Disk, func(name string) string) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("the test's filesystem keeps ids in trusted attributes, which take root")
+	}
+	dir := t.TempDir()
+	return &quotatest.Disk{Dirs: []string{dir}, Hold: map[uint32]int64{}}, func(name string) string {
+		path := filepath.Join(dir, name)
+		if err := os.Mkdir(path, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+}
+
+func give(t *testing.T, b *quota.Book, path string) uint32 {
+	t.Helper()
+	id, err := b.Give(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return id
+}
+
+func TestIDsAreUsedAgain(t *testing.T) {
+	disk, mkdir := fake(t)
+	b := quota.New(disk, true)
+	pa, pb := mkdir("a"), mkdir("b")
+	one, two := give(t, b, pa), give(t, b, pb)
+	if one == two || one < 0x42000000 || two > 0x42ffffff {
+		t.Fatal(one, two)
+	}
+	if err := b.Limit(one, quota.Limit{Bytes: 1 << 20}); err != nil {
+		t.Fatal(err)
+	}
+	if q, err := b.Usage(one); err != nil || q.Inodes != 1 || q.MaxBytes != 1<<20 {
+		t.Fatalf("%+v, %v", q, err)
+	}
+	if err := os.Remove(pa); err != nil {
+		t.Fatal(err)
+	}
+	disk.Hold[one] = 1 // a deleted file that is open
+	b.Release(one)
+	if id := give(t, b, mkdir("c")); id == one {
+		t.Error("an id is used again while something is counted for it")
+	}
+	delete(disk.Hold, one)
+	if stray, err := b.Stray(); err != nil || len(stray) != 0 {
+		t.Errorf("%v, %v", stray, err)
+	}
+	if q, _ := b.Usage(one); q.MaxBytes != 0 {
+		t.Errorf("the limit is left: %+v", q)
+	}
+	if id := give(t, b, mkdir("d")); id != one {
+		t.Errorf("%d is not used again, but %d is given", one, id)
+	}
+}
+
+// What a crash leaves: folders with ids that nobody has written down, and limits of folders that are gone.
+func TestLearn(t *testing.T) {
+	disk, mkdir := fake(t)
+	b := quota.New(disk, true)
+	pa, pb, other := mkdir("a"), mkdir("b"), mkdir("other")
+	one, two := give(t, b, pa), give(t, b, pb)
+	if err := errors.Join(b.Limit(one, quota.Limit{Inodes: 5}), b.Limit(two, quota.Limit{Bytes: 5}), os.Remove(pb), disk.SetProject(other, 1048577)); err != nil {
+		t.Fatal(err)
+	}
+
+	b = quota.New(disk, true)
+	if err := errors.Join(b.Learn(pa), b.Learn(other)); err != nil {
+		t.Fatal(err)
+	}
+	if id, err := b.Of(other); err != nil || id != 0 {
+		t.Errorf("a kubelet's id is taken for one of ours: %d, %v", id, err)
+	}
+	if stray, err := b.Stray(); err != nil || !slices.Equal(stray, []uint32{two}) {
+		t.Fatalf("%v, %v", stray, err)
+	}
+	if id := give(t, b, mkdir("c")); id != two {
+		t.Errorf("%d", id)
+	}
+	if q, _ := b.Usage(two); q.MaxBytes != 0 {
+		t.Errorf("a new folder has an old limit: %+v", q)
+	}
+	if err := b.Learn(filepath.Join(pa, "gone")); !errors.Is(err, os.ErrNotExist) {
+		t.Error(err)
+	}
+}
+
+// A folder that was copied with its id shares it, and the id goes with the last of them.
+func TestSharedID(t *testing.T) {
+	disk, mkdir := fake(t)
+	pa, pb := mkdir("a"), mkdir("b")
+	id := give(t, quota.New(disk, true), pa)
+	b := quota.New(disk, true)
+	if err := errors.Join(disk.SetProject(pb, id), b.Learn(pa), b.Learn(pb), os.Remove(pa)); err != nil {
+		t.Fatal(err)
+	}
+	b.Release(id)
+	if got := give(t, b, mkdir("c")); got == id {
+		t.Error("an id is given again that a folder has")
+	}
+	if err := os.Remove(pb); err != nil {
+		t.Fatal(err)
+	}
+	b.Release(id)
+	if got := give(t, b, mkdir("d")); got != id {
+		t.Error(got)
+	}
+}
+
+// Books that do not know each other, on one filesystem, at once.
+func TestSeveralBooks(t *testing.T) {
+	disk, mkdir := fake(t)
+	var mu sync.Mutex
+	owners := map[uint32]string{}
+	var wg sync.WaitGroup
+	for _, name := range []string{"a", "b", "c", "d"} {
+		var folders []string
+		for i := range 8 {
+			folders = append(folders, mkdir(name+string(rune('0'+i))))
+		}
+		b := quota.New(disk, true)
+		wg.Go(func() {
+			for _, path := range folders {
+				id, err := b.Give(path)
+				if err != nil {
+					t.Error(err)
+				}
+				mu.Lock()
+				if owners[id] != "" {
+					t.Errorf("%s and %s have the project %d", path, owners[id], id)
+				}
+				owners[id] = path
+				mu.Unlock()
+			}
+		})
+	}
+	wg.Wait()
+}
+
+func TestLower(t *testing.T) {
+	a, b := quota.Limit{Bytes: 10}, quota.Limit{Bytes: 20, Inodes: 3}
+	want := quota.Limit{Bytes: 10, Inodes: 3}
+	if a.Lower(b) != want || b.Lower(a) != want || !(quota.Limit{}).Lower(quota.Limit{}).IsZero() {
+		t.Error(a.Lower(b), b.Lower(a))
+	}
+}
+
+// Most filesystems have none; the error says why.
+func TestUnsupported(t *testing.T) {
+	b, err := quota.Open("/proc")
+	if err == nil {
+		b.Close()
+	}
+	if !errors.Is(err, quota.ErrUnsupported) {
+		t.Error(err)
+	}
+	if b, err = quota.Open(t.TempDir()); err == nil {
+		b.Close()
+	}
+	t.Logf("here: %v", err)
+}
