@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"strconv"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -120,6 +121,11 @@ func HandOverFIFO(f *os.File, giveUp <-chan struct{}) {
 		return
 	}
 	defer w.Close()
+	reserve, err := Dup(w) // giving up takes a descriptor, and there may be no other
+	if err != nil {
+		return
+	}
+	defer reserve.Close()
 	path := descriptorPath(w)
 	came := make(chan struct{})
 	go func() {
@@ -133,9 +139,19 @@ func HandOverFIFO(f *os.File, giveUp <-chan struct{}) {
 		return
 	case <-giveUp:
 	}
-	if f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0); err == nil {
-		<-came
-		f.Close()
+	reserve.Close()
+	for pause := time.Millisecond; ; pause = min(2*pause, time.Second) {
+		f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0) // lets the other one go on
+		if err == nil {
+			<-came
+			f.Close()
+			return
+		}
+		select { // somebody else has got the reserve
+		case <-came:
+			return
+		case <-time.After(pause):
+		}
 	}
 }
 

@@ -23,6 +23,8 @@ import (
 const (
 	// lastOutput is how long the end of an exec waits for output that others than its process hold back.
 	lastOutput = 2 * time.Second
+	// patience is how long after that a caller may take for what it was already given.
+	patience = 5 * time.Second
 	// maxOutput is what ExecSync keeps of each stream at most.
 	maxOutput = 16 << 20
 	// processType is how containerd calls a process of the runtime specification.
@@ -176,7 +178,8 @@ func (e *foreignExec) forget() {
 	}
 }
 
-// finish waits until all output has come, and tells whether it has: what else holds it open is not waited for.
+// finish waits until all output has come, and tells whether it has: what else holds it open is not waited for, and a caller
+// who takes nothing only for a while. A write to the caller that is under way then ends when he leaves.
 func (e *foreignExec) finish() bool {
 	for _, w := range e.holds {
 		w.Close()
@@ -192,7 +195,10 @@ func (e *foreignExec) finish() bool {
 	for _, r := range e.readers {
 		r.SetReadDeadline(time.Now())
 	}
-	<-ended
+	select {
+	case <-ended:
+	case <-time.After(patience):
+	}
 	return false
 }
 

@@ -21,8 +21,9 @@ import (
 // has answered that the process runs, as those of containerd may.
 type lateShim struct {
 	taskv3.TTRPCTaskService
-	exec  *taskv3.ExecProcessRequest
-	ended chan error
+	exec    *taskv3.ExecProcessRequest
+	ended   chan error
+	deleted chan struct{} // closed by Delete, if there is one
 }
 
 func (l *lateShim) Exec(_ context.Context, r *taskv3.ExecProcessRequest) (*emptypb.Empty, error) {
@@ -66,6 +67,9 @@ func (l *lateShim) Kill(context.Context, *taskv3.KillRequest) (*emptypb.Empty, e
 }
 
 func (l *lateShim) Delete(context.Context, *taskv3.DeleteRequest) (*taskv3.DeleteResponse, error) {
+	if l.deleted != nil {
+		close(l.deleted)
+	}
 	return &taskv3.DeleteResponse{}, nil
 }
 
@@ -112,5 +116,32 @@ func TestForeignShimOpensInputLate(t *testing.T) {
 		if err != nil || out.String() != in {
 			t.Errorf("%.10q: %.10q, %v", in, out.String(), err)
 		}
+	}
+}
+
+// stuckClient neither takes what it is given nor leaves, until it is closed.
+type stuckClient chan struct{}
+
+func (c stuckClient) Write([]byte) (int, error) {
+	<-c
+	return 0, io.ErrClosedPipe
+}
+
+// A client that does not read is not waited for for ever: the end of the process is told, and the process is deleted.
+func TestForeignExecOfAClientThatDoesNotRead(t *testing.T) {
+	t.Parallel() // it waits for some seconds
+	late := &lateShim{ended: make(chan error, 1), deleted: make(chan struct{})}
+	s := foreignAt(t, late)
+	client := make(stuckClient)
+	defer close(client)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	defer cancel()
+	if _, err := s.Exec(ctx, "c", "e", &specs.Process{}, Streams{Stdin: strings.NewReader("hello"), Stdout: client}); err != nil {
+		t.Error(err)
+	}
+	select {
+	case <-late.deleted:
+	case <-ctx.Done():
+		t.Error("the process is not deleted")
 	}
 }
