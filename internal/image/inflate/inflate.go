@@ -281,12 +281,14 @@ func (d *Decoder) trailer(_ *Buffer, o int) (int, error) {
 
 // header reads a member's header (RFC 1952, 2.3).
 func (d *Decoder) header(_ *Buffer, o int) (int, error) {
-	if d.n == 0 && d.pos == d.end {
-		if err := d.fetch(); err != nil {
-			return o, err
-		}
-		if d.pos == d.end && d.begun {
+	if d.begun {
+		switch err := d.need(8); {
+		case err == io.ErrUnexpectedEOF:
 			return o, io.EOF
+		case err != nil:
+			return o, err
+		case d.bits&0xff == 0:
+			return o, d.padding()
 		}
 	}
 	var head [10]byte
@@ -324,6 +326,21 @@ func (d *Decoder) header(_ *Buffer, o int) (int, error) {
 	d.begun, d.last, d.crc, d.total = true, false, 0, 0
 	d.next = (*Decoder).block
 	return o, nil
+}
+
+// padding reads the zeros that may follow the last member, up to the stream's end: tapes and some programs fill a block with
+// them, and gzip ignores them.
+func (d *Decoder) padding() error {
+	for {
+		switch b, err := d.get(8); {
+		case err == io.ErrUnexpectedEOF:
+			return io.EOF
+		case err != nil:
+			return err
+		case b != 0:
+			return corrupt("something follows the zeros after its end")
+		}
+	}
 }
 
 const (

@@ -170,6 +170,34 @@ func TestDamaged(t *testing.T) {
 	}
 }
 
+// Zeros after the last member are padding, as they are for gzip; anything else is damage, be it behind zeros.
+func TestPadding(t *testing.T) {
+	want := samples()["text"][:20_000]
+	z := pack(t, 6, want[:10_000], want[10_000:])
+	for _, n := range []int{1, 2, 9, 10, 11, 511, 10240, 3 * inSize} {
+		padded := append(bytes.Clone(z), make([]byte, n)...)
+		for name, r := range map[string]io.Reader{"at once": bytes.NewReader(padded), "by bytes": iotest.OneByteReader(bytes.NewReader(padded))} {
+			if got, err := decode(r); err != nil || !bytes.Equal(got, want) {
+				t.Errorf("%d zeros, %s: %d bytes, %v", n, name, len(got), err)
+			}
+		}
+		for name, more := range map[string][]byte{"garbage": []byte("x"), "a member": z} {
+			if _, err := decode(bytes.NewReader(append(padded, more...))); !errors.Is(err, ErrCorrupt) {
+				t.Errorf("%s behind %d zeros: %v", name, n, err)
+			}
+		}
+		broken := errors.New("broken")
+		if _, err := decode(io.MultiReader(bytes.NewReader(padded), iotest.ErrReader(broken))); err != broken {
+			t.Errorf("a source's error behind %d zeros became %v", n, err)
+		}
+	}
+	for _, n := range []int{1, 9, 10, 100} {
+		if _, err := decode(bytes.NewReader(make([]byte, n))); err == nil {
+			t.Errorf("%d zeros alone are no gzip", n)
+		}
+	}
+}
+
 // An error stays, whatever bytes follow what was wrong.
 func TestErrorStays(t *testing.T) {
 	z := pack(t, 6, samples()["text"][:20_000])
@@ -273,15 +301,31 @@ func FuzzDeflate(f *testing.F) {
 	f.Fuzz(func(t *testing.T, raw []byte) { checkDeflate(t, raw) })
 }
 
+// unpadded is what compress/gzip makes of z, or of z without zeros at its end, which it does not know for padding.
+func unpadded(z []byte) ([]byte, error) {
+	library := func(z []byte) ([]byte, error) {
+		r, err := gzip.NewReader(bytes.NewReader(z))
+		if err != nil {
+			return nil, err
+		}
+		return io.ReadAll(io.LimitReader(r, 4<<20))
+	}
+	content, err := library(z)
+	bare := len(bytes.TrimRight(z, "\x00"))
+	for n := bare; err != nil && n < min(len(z), bare+16); n++ { // a trailer, too, may end with zeros
+		if c, err := library(z[:n]); err == nil {
+			return c, nil
+		}
+	}
+	return content, err
+}
+
 func FuzzGzip(f *testing.F) {
 	f.Add(pack(f, 6, []byte("one"), []byte("two")))
+	f.Add(append(pack(f, 6, []byte("one")), 0, 0, 0))
 	f.Add(append([]byte{0x1f, 0x8b, 8, 31, 0, 0, 0, 0, 0, 0}, "\x02\x00exname\x00comment\x00crc"...))
 	f.Fuzz(func(t *testing.T, z []byte) {
-		var want []byte
-		r, err := gzip.NewReader(bytes.NewReader(z))
-		if err == nil {
-			want, err = io.ReadAll(io.LimitReader(r, 4<<20))
-		}
+		want, err := unpadded(z)
 		if len(want) == 4<<20 {
 			return
 		}
