@@ -9,12 +9,32 @@ import (
 	"github.com/11f9778f/berth/internal/runtime"
 )
 
-// Annotations of a pod that say what it wants of the network. The first two are Kubernetes'.
+// Annotations of a pod. The first two are Kubernetes'.
 const (
 	annotationIngress = "kubernetes.io/ingress-bandwidth"
 	annotationEgress  = "kubernetes.io/egress-bandwidth"
 	annotationIPs     = "io.berth.pod.ips"
+	annotationLimit   = "io.berth.pod.writable-limit"
 )
+
+// Bounds of a writable layer's limit in bytes: below it a container could not even be made.
+const minWritable, maxWritable = 1 << 20, 1 << 50
+
+// writableAnnotation reads what each container of the pod may write into its root filesystem.
+func writableAnnotation(spec *runtime.SandboxSpec) error {
+	text, ok := spec.Annotations[annotationLimit]
+	if !ok {
+		return nil
+	}
+	q, err := resource.ParseQuantity(text)
+	if err != nil {
+		return badRequest("config.annotations[%s]: %q is no quantity, as 10Gi is for ten gibibytes", annotationLimit, text)
+	}
+	if spec.WritableLimit = q.Value(); spec.WritableLimit < minWritable || spec.WritableLimit > maxWritable {
+		return badRequest("config.annotations[%s]: %s is not from 1Mi to 1Pi", annotationLimit, text)
+	}
+	return nil
+}
 
 // Bounds of a bandwidth in bits a second, as Kubernetes sets them.
 const minBandwidth, maxBandwidth = 1_000, 1_000_000_000_000_000

@@ -25,6 +25,7 @@ var codeOf = []struct {
 	{image.ErrUnauthorized, codes.Unauthenticated},
 	{image.ErrRejected, codes.PermissionDenied},
 	{image.ErrPlatform, codes.FailedPrecondition},
+	{image.ErrNoLimit, codes.FailedPrecondition},
 	{image.ErrCorrupt, codes.DataLoss},
 	{image.ErrNoSpace, codes.ResourceExhausted},
 	{image.ErrUnavailable, codes.Unavailable},

@@ -33,14 +33,14 @@ func (rooms) Lookup(_ context.Context, ref string) (runtime.Image, error) {
 	}
 	return runtime.Image{ID: "sha256:1", Ref: "img@sha256:2", Config: runtime.ImageConfig{Cmd: []string{"/x"}}}, nil
 }
-func (rooms) Prepare(context.Context, string, runtime.Image, *runtime.UserNamespace) ([]engine.Mount, error) {
+func (rooms) Prepare(context.Context, string, runtime.Image, *runtime.UserNamespace, int64) ([]engine.Mount, error) {
 	return nil, nil
 }
 func (rooms) View(context.Context, string, runtime.Image) ([]string, error) { return nil, nil }
 func (rooms) Remove(context.Context, string) error                          { return nil }
 func (rooms) Fill(context.Context, string, io.Reader) error                 { return nil }
 func (rooms) Usage(context.Context, string) (runtime.DiskUsage, error) {
-	return runtime.DiskUsage{Bytes: 5, Inodes: 2, At: time.Now()}, nil
+	return runtime.DiskUsage{Bytes: 5, Inodes: 2, Limit: 9, At: time.Now()}, nil
 }
 func (rooms) ReadFile(context.Context, runtime.Image, string, int64) ([]byte, error) {
 	return nil, fs.ErrNotExist

@@ -71,6 +71,9 @@ func TestHostileSandboxes(t *testing.T) {
 		{"annotations[kubernetes.io/egress-bandwidth]", codes.InvalidArgument, func(c *runtimeapi.PodSandboxConfig) {
 			c.Annotations = map[string]string{"kubernetes.io/egress-bandwidth": "-1G"}
 		}},
+		{"annotations[io.berth.pod.writable-limit]", codes.InvalidArgument, func(c *runtimeapi.PodSandboxConfig) {
+			c.Annotations = map[string]string{"io.berth.pod.writable-limit": "1k"}
+		}},
 		{"annotations[io.berth.pod.ips]", codes.InvalidArgument, func(c *runtimeapi.PodSandboxConfig) {
 			c.Annotations = map[string]string{"io.berth.pod.ips": "127.0.0.1"}
 		}},

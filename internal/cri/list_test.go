@@ -144,7 +144,7 @@ func TestMetrics(t *testing.T) {
 	check(l.PodMetrics[0].ContainerMetrics[0].Metrics, map[string]uint64{
 		"container_cpu_usage_seconds_total{total}": 5, "container_memory_working_set_bytes": 100, "container_spec_memory_limit_bytes": 0,
 		"container_pressure_cpu_waiting_seconds_total": 7, "container_fs_reads_bytes_total{/dev/block/8:0}": 4096, "container_sockets": 1,
-		"container_fs_usage_bytes{}": 5, "container_spec_cpu_shares": 10,
+		"container_fs_usage_bytes{}": 5, "container_fs_limit_bytes{}": 9, "container_spec_cpu_shares": 10,
 	})
 }
 

@@ -109,6 +109,7 @@ func metrics() []metric {
 		{"container_spec_memory_swap_limit_bytes", "Memory swap limit for the container.", gauge, nil,
 			func(m *measured) []sample { return limited(m.counters.Memory.SwapLimit) }},
 		{"container_fs_usage_bytes", "Number of bytes that are consumed by the container on this filesystem.", gauge, []string{"device"}, disk},
+		{"container_fs_limit_bytes", "Number of bytes that can be consumed by the container on this filesystem.", gauge, []string{"device"}, diskLimit},
 		{"container_blkio_device_usage_total", "Blkio device bytes usage.", counter, []string{"device", "major", "minor", "operation"}, blkio},
 	}
 	out = append(out, deviceMetrics()...)
@@ -143,6 +144,13 @@ func disk(m *measured) []sample {
 		return nil
 	}
 	return []sample{{m.disk.Bytes, []string{""}}}
+}
+
+func diskLimit(m *measured) []sample {
+	if m.disk == nil || m.disk.Limit == 0 {
+		return nil
+	}
+	return []sample{{m.disk.Limit, []string{""}}}
 }
 
 func deviceName(d cgroup.DeviceIO) string { return fmt.Sprintf("/dev/block/%d:%d", d.Major, d.Minor) }

@@ -44,6 +44,16 @@ func TestNetworkReadyIsWhatTheNetworkSays(t *testing.T) {
 	}
 }
 
+func TestWritableAnnotation(t *testing.T) {
+	c := podConfig()
+	for text, want := range map[string]int64{"1Mi": 1 << 20, "10G": 10e9, "": 0, "1Mb": 0, "0": 0, "-1Gi": 0, "1023Ki": 0, "2Pi": 0} {
+		c.Annotations = map[string]string{"io.berth.pod.writable-limit": text}
+		if spec, err := sandboxSpec(c); spec.WritableLimit != want || (err == nil) != (want > 0) {
+			t.Errorf("%q: %d, %v", text, spec.WritableLimit, err)
+		}
+	}
+}
+
 func TestNetworkAnnotations(t *testing.T) {
 	c := podConfig()
 	c.Annotations = map[string]string{

@@ -155,6 +155,9 @@ func sandboxSpec(c *runtimeapi.PodSandboxConfig) (runtime.SandboxSpec, error) {
 	if err := networkAnnotations(&spec); err != nil {
 		return runtime.SandboxSpec{}, err
 	}
+	if err := writableAnnotation(&spec); err != nil {
+		return runtime.SandboxSpec{}, err
+	}
 	if d := c.GetDnsConfig(); d != nil {
 		spec.DNS = &runtime.DNS{Servers: d.GetServers(), Searches: d.GetSearches(), Options: d.GetOptions()}
 	}

@@ -206,8 +206,9 @@ func (c *container) build(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("image %q: %w", spec.Image, err)
 	}
+	pod := c.sb.get().Spec
 	err = c.sb.ledger.do(ctx, effect{kind: kindSnapshot, object: c.id, do: func(ctx context.Context) (err error) {
-		c.rootfs, err = c.r.cfg.Images.Prepare(ctx, c.id, img, c.sb.get().Spec.User)
+		c.rootfs, err = c.r.cfg.Images.Prepare(ctx, c.id, img, pod.User, pod.WritableLimit)
 		if err == nil {
 			err = saved.fill(ctx, c)
 		}
@@ -396,7 +397,8 @@ func (c *container) renew(ctx context.Context, imageID string) error {
 	if !c.loaded {
 		return nil
 	}
-	rootfs, err := c.r.cfg.Images.Prepare(ctx, c.id, Image{ID: imageID}, c.sb.get().Spec.User)
+	pod := c.sb.get().Spec
+	rootfs, err := c.r.cfg.Images.Prepare(ctx, c.id, Image{ID: imageID}, pod.User, pod.WritableLimit)
 	if err != nil {
 		return err
 	}

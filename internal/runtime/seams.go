@@ -38,8 +38,8 @@ type Images interface {
 	// Lookup finds an image by reference or ID; errdefs.ErrNotFound if it is not here.
 	Lookup(ctx context.Context, ref string) (Image, error)
 	// Prepare makes a writable root filesystem and returns how to mount it. With mappings the owners of
-	// its files are translated.
-	Prepare(ctx context.Context, key string, img Image, maps *UserNamespace) ([]engine.Mount, error)
+	// its files are translated. limit, where it is not 0, is the most that may be written into it, in bytes.
+	Prepare(ctx context.Context, key string, img Image, maps *UserNamespace, limit int64) ([]engine.Mount, error)
 	Remove(ctx context.Context, key string) error
 	// Fill unpacks a layer of an image, a tar, into the writable layer of a root filesystem that nobody has used.
 	Fill(ctx context.Context, key string, layer io.Reader) error

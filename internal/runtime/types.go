@@ -45,12 +45,14 @@ type SandboxSpec struct {
 	// LogDir is the folder that ContainerSpec.LogPath is relative to.
 	LogDir string `json:"logDir,omitempty"`
 	// DNS becomes /etc/resolv.conf; nil means a copy of the node's.
-	DNS         *DNS              `json:"dns,omitempty"`
-	Ports       []PortMapping     `json:"ports,omitempty"`
-	Bandwidth   Bandwidth         `json:"bandwidth,omitzero"`
-	IPs         []netip.Addr      `json:"ips,omitempty"` // the addresses that the pod wants
-	Labels      map[string]string `json:"labels,omitempty"`
-	Annotations map[string]string `json:"annotations,omitempty"`
+	DNS       *DNS          `json:"dns,omitempty"`
+	Ports     []PortMapping `json:"ports,omitempty"`
+	Bandwidth Bandwidth     `json:"bandwidth,omitzero"`
+	IPs       []netip.Addr  `json:"ips,omitempty"` // the addresses that the pod wants
+	// WritableLimit is what each container may write into its root filesystem at most, in bytes; 0 is what the node says.
+	WritableLimit int64             `json:"writableLimit,omitempty"`
+	Labels        map[string]string `json:"labels,omitempty"`
+	Annotations   map[string]string `json:"annotations,omitempty"`
 	// CgroupParent is the pod's cgroup; empty means <Config.CgroupParent>/pod<UID>.
 	CgroupParent string     `json:"cgroupParent,omitempty"`
 	Namespaces   Namespaces `json:"namespaces"`
@@ -374,5 +376,6 @@ type Event struct {
 type DiskUsage struct {
 	Bytes  uint64    `json:"bytes"`
 	Inodes uint64    `json:"inodes"`
-	At     time.Time `json:"at,omitzero"` // when it was measured
+	Limit  uint64    `json:"limit,omitempty"` // the most that it may take, in bytes; 0 is no limit
+	At     time.Time `json:"at,omitzero"`     // when it was measured
 }

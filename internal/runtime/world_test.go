@@ -122,7 +122,7 @@ func (f fakeImages) Lookup(_ context.Context, ref string) (Image, error) {
 	return Image{ID: "sha256:1", Ref: "img@sha256:2", Config: ImageConfig{Cmd: []string{"/serve"}, User: "web", StopSignal: "SIGQUIT"}}, nil
 }
 
-func (f fakeImages) Prepare(ctx context.Context, key string, _ Image, _ *UserNamespace) ([]engine.Mount, error) {
+func (f fakeImages) Prepare(ctx context.Context, key string, _ Image, _ *UserNamespace, _ int64) ([]engine.Mount, error) {
 	return []engine.Mount{{Type: "overlay"}}, f.w.make(ctx, "snapshot", key, nil)
 }
 func (f fakeImages) View(ctx context.Context, key string, _ Image) ([]string, error) {

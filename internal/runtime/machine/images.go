@@ -49,12 +49,12 @@ func (i images) get(ref string) (*image.Image, error) {
 }
 
 // Prepare makes a snapshot.
-func (i images) Prepare(ctx context.Context, key string, img runtime.Image, maps *runtime.UserNamespace) ([]engine.Mount, error) {
+func (i images) Prepare(ctx context.Context, key string, img runtime.Image, maps *runtime.UserNamespace, limit int64) ([]engine.Mount, error) {
 	native, err := i.get(img.ID)
 	if err != nil {
 		return nil, err
 	}
-	root, err := i.store.Prepare(ctx, key, native)
+	root, err := i.store.PrepareLimited(ctx, key, native, image.Limit{Bytes: limit})
 	if err != nil {
 		return nil, err
 	}
@@ -101,7 +101,7 @@ func (i images) Usage(ctx context.Context, key string) (runtime.DiskUsage, error
 	if errors.Is(err, image.ErrNotFound) {
 		err = fmt.Errorf("%w: %w", err, errdefs.ErrNotFound)
 	}
-	return runtime.DiskUsage{Bytes: uint64(u.Bytes), Inodes: uint64(u.Inodes), At: at}, err
+	return runtime.DiskUsage{Bytes: uint64(u.Bytes), Inodes: uint64(u.Inodes), Limit: uint64(u.MaxBytes), At: at}, err
 }
 
 // ReadFile reads a file of the image.
