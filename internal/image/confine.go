@@ -34,7 +34,7 @@ func (s *Store) openQuota() error {
 		if book != nil {
 			book.Close()
 		}
-		return s.cantLimit()
+		return s.cantLimit("take images.writable_limit_mib and images.writable_limit_inodes out of the configuration")
 	}
 	if s.noLimit != nil {
 		s.log.Debug("writable layers can't be limited", "err", s.noLimit)
@@ -51,9 +51,9 @@ func (s *Store) closeQuota() error {
 }
 
 // cantLimit says why a writable layer can't have a limit, and what to do.
-func (s *Store) cantLimit() error {
+func (s *Store) cantLimit(orElse string) error {
 	return kind.Errorf(ErrNoLimit, "writable layers can't be limited: %w; use ext4 with the features project and quota that is mounted with prjquota, "+
-		"or XFS that is mounted with pquota, or take the limit away", s.noLimit)
+		"or XFS that is mounted with pquota, or %s", s.noLimit, orElse)
 }
 
 // learnProjects takes note of the projects that the snapshots of earlier processes have, and takes away the limits of those
@@ -125,7 +125,7 @@ func (s *Store) ownProject(path string) {
 func (s *Store) confine(path string, limit quota.Limit, copied bool) error {
 	limit = s.cfg.WritableLimit.Lower(limit)
 	if !limit.IsZero() && s.noLimit != nil {
-		return s.cantLimit()
+		return s.cantLimit("ask for no limit")
 	}
 	id := s.project(path)
 	if id == 0 {
