@@ -127,7 +127,7 @@ func (kernelRoom) SetLimits(context.Context, string, runtime.Resources) error { 
 func (kernelRoom) Limits(context.Context, string) (runtime.Resources, error) {
 	return runtime.Resources{}, nil
 }
-func (kernelRoom) Meter(string) (runtime.Meter, error) { return meter{}, nil }
+func (kernelRoom) Meter(string, bool) (runtime.Meter, error) { return meter{}, nil }
 func (kernelRoom) Counters(context.Context, string) (*cgroup.Stats, error) {
 	s := &cgroup.Stats{At: time.Now()}
 	s.CPU.Usage, s.CPU.User, s.CPU.System = 5e9, 3e9, 2e9
@@ -146,7 +146,8 @@ func (kernelRoom) NetworkUsage(context.Context, int, string) ([]runtime.Interfac
 // meter is of a cgroup that uses little.
 type meter struct{}
 
-func (meter) Close() {}
+func (meter) Close()     {}
+func (meter) Files() int { return 0 }
 func (meter) Read() (runtime.Stats, error) {
 	swap, line := uint64(10), cgroup.PressureLine{Avg10: 1.5, Avg60: 1, Avg300: 0.5, Total: 7}
 	pressure := &cgroup.Pressure{Some: line, Full: line}

@@ -75,6 +75,7 @@ func (m *Manager) connect(ctx context.Context, e book.Entry, ns *os.File, fresh 
 
 // link makes the pair and configures the pod's end.
 func (m *Manager) link(ctx context.Context, e book.Entry, ns *os.File, fresh bool) error {
+	defer m.owners.forget()
 	if sp := m.spares.unpin(e.Owner); sp != nil && m.takeSpare(ctx, e, sp) == nil {
 		return nil
 	}

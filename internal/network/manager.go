@@ -32,6 +32,7 @@ type Manager struct {
 	bridge bridge
 	spares spares
 	holds  holds
+	owners owners
 }
 
 var _ Network = (*Manager)(nil)

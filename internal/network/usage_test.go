@@ -45,6 +45,10 @@ func TestUsage(t *testing.T) {
 	if all, err := h.Usage(ctx); err != nil || all["b"].RxPackets == 0 {
 		t.Errorf("after the other has gone: %v, %v", all, err)
 	}
+	h.pod("c")
+	if all, err := h.Usage(ctx); err != nil || all["c"].Interface != podInterface || all["b"].RxPackets == 0 {
+		t.Errorf("with another one: %v, %v", all, err)
+	}
 }
 
 // counters are what a pod's interface has received and sent, in bytes and packets, as the pod sees it.

@@ -263,8 +263,9 @@ type Kernel interface {
 	Heeds(pid int, signal int) bool
 	// Alive tells whether the process is in the cgroup and has not ended.
 	Alive(pid int, cgroup string) bool
-	// Meter opens a cgroup for statistics; errors wrap fs.ErrNotExist where there is none.
-	Meter(cgroup string) (Meter, error)
+	// Meter opens a cgroup for statistics, Pids among them if processes is set; errors wrap fs.ErrNotExist where there
+	// is none.
+	Meter(cgroup string, processes bool) (Meter, error)
 	// Counters reads everything that the kernel counts for a cgroup.
 	Counters(ctx context.Context, path string) (*cgroup.Stats, error)
 	// ProcessUsage counts what the processes in the cgroup and below it hold.
@@ -292,9 +293,11 @@ type Kernel interface {
 	BootID() (string, error)
 }
 
-// Meter reads a cgroup's counters again and again.
+// Meter reads a cgroup's counters again and again. Its methods are not called at once.
 type Meter interface {
 	Read() (Stats, error)
+	// Files is how many descriptors it holds between two readings.
+	Files() int
 	Close()
 }
 
@@ -321,7 +324,7 @@ type Stats struct {
 	MajorPageFaults  uint64
 	SwapUsage        uint64
 	SwapLimit        *uint64 // nil is none
-	Pids             uint64  // processes and threads
+	Pids             uint64  // processes and threads; of pods alone
 	// Pressures are nil where the kernel does not tell.
 	CPUPressure, MemoryPressure, IOPressure *cgroup.Pressure
 }

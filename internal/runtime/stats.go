@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io/fs"
 	goruntime "runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -67,11 +68,11 @@ func (r *Runtime) AllContainerStats(ctx context.Context, pick func(ContainerStat
 // results that are no errors, in order.
 func inParallel[O, R any](objects []O, f func(O) (R, error)) []R {
 	results, good := make([]R, len(objects)), make([]bool, len(objects))
-	n := min(goruntime.GOMAXPROCS(0), len(objects))
+	var next atomic.Int64
 	var wg sync.WaitGroup
-	for part := range n {
+	for range min(goruntime.GOMAXPROCS(0), len(objects)) {
 		wg.Go(func() {
-			for i := part; i < len(objects); i += n {
+			for i := next.Add(1) - 1; i < int64(len(objects)); i = next.Add(1) - 1 {
 				res, err := f(objects[i])
 				results[i], good[i] = res, err == nil
 			}
@@ -91,7 +92,7 @@ func (r *Runtime) statsOf(ctx context.Context, c *container) (ContainerStats, er
 	st := c.get()
 	out := ContainerStats{Container: st, Cgroup: Stats{At: time.Now()}}
 	if st.State == ContainerRunning {
-		s, err := c.gauge.read(r.gauges, st.CgroupPath, st.StartedAt)
+		s, err := c.gauge.read(r.gauges, st.CgroupPath, false, st.StartedAt)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) { // it has ended this instant
 			return out, err
 		}
@@ -114,7 +115,11 @@ func (r *Runtime) SandboxStats(ctx context.Context, id string) (SandboxStats, er
 	}
 	ctx, cancel := context.WithTimeout(ctx, firstMeasure)
 	defer cancel()
-	return r.sandboxStatsOf(ctx, r.sandbox(id), nil)
+	s, err := r.sandboxStatsOf(ctx, r.sandbox(id))
+	if err != nil {
+		return s, err
+	}
+	return r.withNetwork(ctx, s, nil)
 }
 
 // AllSandboxStats reads the counters of the ready sandboxes that pick chooses, in parallel. What ends
@@ -128,8 +133,11 @@ func (r *Runtime) AllSandboxStats(ctx context.Context, pick func(SandboxStatus) 
 	}
 	ctx, cancel := context.WithTimeout(ctx, firstMeasure)
 	defer cancel()
-	network := r.networkUsage(ctx)
-	return inParallel(which, func(sb *sandbox) (SandboxStats, error) { return r.sandboxStatsOf(ctx, sb, network) })
+	network := make(chan map[string]InterfaceUsage, 1)
+	go func() { network <- r.networkUsage(ctx) }()
+	all := inParallel(which, func(sb *sandbox) (SandboxStats, error) { return r.sandboxStatsOf(ctx, sb) })
+	known := <-network
+	return inParallel(all, func(s SandboxStats) (SandboxStats, error) { return r.withNetwork(ctx, s, known) })
 }
 
 // networkUsage is what the network tells of all pods at once, if it does.
@@ -141,37 +149,43 @@ func (r *Runtime) networkUsage(ctx context.Context) map[string]InterfaceUsage {
 	return all
 }
 
-// sandboxStatsOf reads one pod's counters; network has those of interfaces that are known already. A container that can
-// make interfaces may have others, so its pod's are looked at.
-func (r *Runtime) sandboxStatsOf(ctx context.Context, sb *sandbox, network map[string]InterfaceUsage) (SandboxStats, error) {
+// sandboxStatsOf reads one pod's counters but those of its network.
+func (r *Runtime) sandboxStatsOf(ctx context.Context, sb *sandbox) (SandboxStats, error) {
 	st := sb.get()
 	out := SandboxStats{Sandbox: st, Cgroup: Stats{At: time.Now()}}
 	if st.State != SandboxReady {
 		return out, nil
 	}
 	var err error
-	if out.Cgroup, err = sb.gauge.read(r.gauges, st.CgroupPath, st.CreatedAt); err != nil {
+	if out.Cgroup, err = sb.gauge.read(r.gauges, st.CgroupPath, true, st.CreatedAt); err != nil {
 		return out, err
 	}
-	pid, known := 0, true
 	for _, c := range sb.children() {
-		known = known && !c.get().Spec.Security.administersNetwork()
-		s, err := r.statsOf(ctx, c)
-		if err != nil || s.Container.State != ContainerRunning {
-			continue
+		if s, err := r.statsOf(ctx, c); err == nil && s.Container.State == ContainerRunning {
+			out.Containers = append(out.Containers, s)
 		}
-		pid = s.Container.Pid
-		out.Containers = append(out.Containers, s)
 	}
-	if st.NetNS == "" {
-		return out, nil
+	return out, nil
+}
+
+// withNetwork adds the counters of a pod's interfaces; known has those that the network has told. A container that can
+// make interfaces may have others, so its pod's are looked at.
+func (r *Runtime) withNetwork(ctx context.Context, s SandboxStats, known map[string]InterfaceUsage) (_ SandboxStats, err error) {
+	sb := r.sandbox(s.Sandbox.ID)
+	if sb == nil || s.Sandbox.State != SandboxReady || s.Sandbox.NetNS == "" {
+		return s, nil
 	}
-	if one, ok := network[sb.id]; ok && known {
-		out.Network = []InterfaceUsage{one}
-		return out, nil
+	administered := slices.ContainsFunc(sb.children(), func(c *container) bool { return c.get().Spec.Security.administersNetwork() })
+	if one, ok := known[sb.id]; ok && !administered {
+		s.Network = []InterfaceUsage{one}
+		return s, nil
 	}
-	out.Network, err = r.cfg.Kernel.NetworkUsage(ctx, pid, st.NetNS)
-	return out, err
+	pid := 0
+	if n := len(s.Containers); n > 0 {
+		pid = s.Containers[n-1].Container.Pid
+	}
+	s.Network, err = r.cfg.Kernel.NetworkUsage(ctx, pid, s.Sandbox.NetNS)
+	return s, err
 }
 
 // ContainerCounters is everything that the kernel counts for a container.
@@ -250,26 +264,34 @@ const (
 	gaugeIdle = 2 * time.Minute
 )
 
-// gauges bounds the meters, and so the descriptors, that are open between two readings.
+// gauges bounds the descriptors that meters hold between two readings.
 type gauges struct {
 	kernel Kernel
 	most   int64
 	open   atomic.Int64
 }
 
-// newGauges spends a quarter of the descriptors that this process may have.
+// Of the descriptors that this process may have, everything else than statistics keeps a quarter, or if that is less, as many
+// as a thousand pods need, but never more than three quarters.
+const otherDescriptors = 5000
+
 func newGauges(k Kernel) *gauges {
 	var limit syscall.Rlimit
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
 		limit.Cur = 1024
 	}
-	return &gauges{kernel: k, most: int64(min(limit.Cur, 1<<20) / (4 * cgroup.MeterFiles))}
+	return &gauges{kernel: k, most: mostDescriptors(int64(min(limit.Cur, 1<<20)))}
+}
+
+func mostDescriptors(limit int64) int64 {
+	return limit - min(max(limit/4, otherDescriptors), limit-limit/4)
 }
 
 // gauge reads one cgroup for statistics. It has a meter while somebody asks now and then.
 type gauge struct {
 	mu    sync.Mutex // held while reading: counters are no outside effect and do not block
 	meter Meter
+	files int64 // of the meter, as all counts them
 	all   *gauges
 	idle  *time.Timer
 	// The sample that the present rate begins at, and that rate, 0 before there is one.
@@ -279,18 +301,16 @@ type gauge struct {
 }
 
 // read reads the counters. The first rate is the average since the beginning of the cgroup's life.
-func (g *gauge) read(all *gauges, path string, born time.Time) (Stats, error) {
+func (g *gauge) read(all *gauges, path string, pod bool, born time.Time) (Stats, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.meter == nil {
-		m, err := all.kernel.Meter(path)
+	fresh := g.meter == nil
+	if fresh {
+		m, err := all.kernel.Meter(path, pod)
 		if err != nil {
 			return Stats{}, err
 		}
 		g.meter, g.all = m, all
-		if all.open.Add(1) > all.most {
-			defer g.release() // too many: this one is opened each time
-		}
 		g.idle = time.AfterFunc(gaugeIdle, g.close)
 	} else {
 		g.idle.Reset(gaugeIdle)
@@ -299,6 +319,12 @@ func (g *gauge) read(all *gauges, path string, born time.Time) (Stats, error) {
 	if err != nil {
 		g.release()
 		return Stats{}, err
+	}
+	if fresh {
+		g.files = int64(g.meter.Files())
+		if all.open.Add(g.files) > all.most {
+			g.release() // too many: this one is opened each time
+		}
 	}
 	if g.at.IsZero() {
 		g.at = born
@@ -321,7 +347,7 @@ func (g *gauge) release() {
 	if g.meter != nil {
 		g.meter.Close()
 		g.idle.Stop()
-		g.all.open.Add(-1)
-		g.meter = nil
+		g.all.open.Add(-g.files)
+		g.meter, g.files = nil, 0
 	}
 }

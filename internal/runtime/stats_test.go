@@ -15,9 +15,10 @@ type scriptedKernel struct {
 	err   error
 }
 
-func (k *scriptedKernel) Meter(string) (Meter, error) { k.open++; return k, nil }
-func (k *scriptedKernel) Read() (Stats, error)        { return k.stats, k.err }
-func (k *scriptedKernel) Close()                      { k.open-- }
+func (k *scriptedKernel) Meter(string, bool) (Meter, error) { k.open++; return k, nil }
+func (k *scriptedKernel) Read() (Stats, error)              { return k.stats, k.err }
+func (k *scriptedKernel) Files() int                        { return 7 }
+func (k *scriptedKernel) Close()                            { k.open-- }
 
 func TestRateOfCPUUse(t *testing.T) {
 	k := &scriptedKernel{}
@@ -37,13 +38,13 @@ func TestRateOfCPUUse(t *testing.T) {
 		{6 * time.Second, 4e9, 0},             // a counter that goes back is no use
 	} {
 		k.stats = Stats{At: born.Add(x.after), CPUNanos: x.cpu}
-		s, err := g.read(all, "/x", born)
+		s, err := g.read(all, "/x", true, born)
 		if err != nil || s.CPURate != x.want {
 			t.Errorf("after %v: %d, %v; want %d", x.after, s.CPURate, err, x.want)
 		}
 	}
 	k.err = fs.ErrNotExist
-	if _, err := g.read(all, "/x", born); !errors.Is(err, fs.ErrNotExist) || k.open != 0 || all.open.Load() != 0 {
+	if _, err := g.read(all, "/x", true, born); !errors.Is(err, fs.ErrNotExist) || k.open != 0 || all.open.Load() != 0 {
 		t.Errorf("%v, %d meters are open", err, k.open)
 	}
 }
@@ -52,11 +53,11 @@ func TestRateOfCPUUse(t *testing.T) {
 func TestMetersAreBounded(t *testing.T) {
 	k := &scriptedKernel{}
 	all := newGauges(k)
-	all.most = 2
+	all.most = 2 * 7
 	gs := make([]gauge, 5)
 	for range 2 {
 		for i := range gs {
-			if _, err := gs[i].read(all, "/x", time.Now()); err != nil {
+			if _, err := gs[i].read(all, "/x", true, time.Now()); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -68,6 +69,11 @@ func TestMetersAreBounded(t *testing.T) {
 		gs[i].close()
 	}
 	if k.open != 0 || all.open.Load() != 0 {
-		t.Errorf("%d meters stay open, %d are counted", k.open, all.open.Load())
+		t.Errorf("%d meters stay open, %d descriptors are counted", k.open, all.open.Load())
+	}
+	for limit, want := range map[int64]int64{1024: 256, 8192: 3192, 20000: 15000, 1 << 20: 3 << 18} {
+		if got := mostDescriptors(limit); got != want {
+			t.Errorf("of %d descriptors %d are for statistics, want %d", limit, got, want)
+		}
 	}
 }

@@ -377,7 +377,7 @@ func (f fakeKernel) Alive(_ int, cgroup string) bool {
 }
 func (f fakeKernel) SetLimits(context.Context, string, Resources) error { return nil }
 func (f fakeKernel) Limits(context.Context, string) (Resources, error)  { return Resources{}, nil }
-func (f fakeKernel) Meter(string) (Meter, error)                        { return fakeMeter{}, nil }
+func (f fakeKernel) Meter(string, bool) (Meter, error)                  { return fakeMeter{}, nil }
 func (f fakeKernel) Counters(context.Context, string) (*cgroup.Stats, error) {
 	return &cgroup.Stats{At: time.Now()}, nil
 }
@@ -390,7 +390,8 @@ func (f fakeKernel) NetworkUsage(context.Context, int, string) ([]InterfaceUsage
 
 type fakeMeter struct{}
 
-func (fakeMeter) Close() {}
+func (fakeMeter) Close()     {}
+func (fakeMeter) Files() int { return 0 }
 func (fakeMeter) Read() (Stats, error) {
 	return Stats{At: time.Now(), CPUNanos: 7, MemoryUsage: 9}, nil
 }

@@ -113,6 +113,38 @@ func (d *KernDir) Open(name string, flags int) (*os.File, error) {
 	return os.NewFile(uintptr(fd), d.Path(name)), nil
 }
 
+// KernFile is a short text of a kernel file system that is kept open, to be read again and again. The zero value is none.
+// Two methods of one must not be called at once.
+type KernFile struct {
+	fd int32 // the descriptor and one, so that zero is none
+}
+
+// Keep opens a file to be read again and again.
+func (d *KernDir) Keep(name string) (KernFile, error) {
+	fd, err := kernOpenat(d.fd, name, unix.O_RDONLY)
+	if err != nil {
+		return KernFile{}, d.fail("open", name, err)
+	}
+	return KernFile{fd: int32(fd) + 1}, nil
+}
+
+// IsOpen tells whether it is a file.
+func (f KernFile) IsOpen() bool { return f.fd != 0 }
+
+// Read makes the kernel write the text anew, and returns how much of it has fitted into buf. Its error is a bare syscall.Errno.
+func (f KernFile) Read(buf []byte) (n int, err error) {
+	err = kernRetry(func() (err error) { n, err = unix.Pread(int(f.fd)-1, buf, 0); return err })
+	return max(n, 0), err
+}
+
+// Close closes the file, if it is one.
+func (f *KernFile) Close() {
+	if f.IsOpen() {
+		unix.Close(int(f.fd) - 1)
+	}
+	f.fd = 0
+}
+
 // Subdirs lists the names of the directories in the directory called name, sorted.
 func (d *KernDir) Subdirs(name string) ([]string, error) {
 	if name == "" {

@@ -6,59 +6,91 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"sync"
 	"syscall"
 	"time"
+
+	"github.com/11f9778f/berth/internal/sys"
 )
 
-// MeterFiles is how many descriptors a Meter keeps at most.
-const MeterFiles = 7
+// The files that a Meter reads.
+const (
+	meterCPU = iota
+	meterMemoryStat
+	meterMemory
+	meterPids
+	meterCPUPressure
+	meterMemoryPressure
+	meterIOPressure
+	// Under v2 only: memory.stat of v1 has these.
+	meterSwap
+	meterLimit
+	meterSwapLimit
+
+	meterFiles
+)
+
+var (
+	meterNamesV1 = [meterFiles]string{
+		meterCPU: "cpuacct.usage", meterMemoryStat: "memory.stat", meterMemory: "memory.usage_in_bytes", meterPids: "pids.current",
+	}
+	meterNamesV2 = [meterFiles]string{
+		meterCPU: "cpu.stat", meterMemoryStat: "memory.stat", meterMemory: "memory.current", meterPids: "pids.current",
+		meterCPUPressure: "cpu.pressure", meterMemoryPressure: "memory.pressure", meterIOPressure: "io.pressure",
+		meterSwap: "memory.swap.current", meterLimit: "memory.max", meterSwapLimit: "memory.swap.max",
+	}
+)
 
 // Meter reads the counters of one group again and again, for whoever asks often and about many groups: it keeps
-// the descriptors of up to MeterFiles files, so that a reading is as many system calls and some fifteen
-// microseconds, a quarter of what opening them each time takes. Each costs the kernel a page of memory.
-// A descriptor does not keep a group from being removed. Its methods may be called from several goroutines.
+// the files open, so that a reading is up to seven system calls (ten under v2) and half of the time that opening them each time
+// takes. Each costs the kernel a page of memory. An open file does not keep a group from being removed.
+// Two methods of one Meter must not be called at once.
 type Meter struct {
-	g *Group
-
-	mu     sync.Mutex
-	files  map[string]*os.File
-	absent map[string]bool // files that this kernel does not have
-	buf    []byte
+	g      *Group
+	files  [meterFiles]sys.KernFile
+	absent [meterFiles]bool // this kernel does not have it, or nobody wants it
 	closed bool
 }
 
-// Meter makes a meter; it opens its files when it first reads them.
-func (g *Group) Meter() *Meter {
-	return &Meter{g: g, files: map[string]*os.File{}, absent: map[string]bool{}}
+// Meter makes a meter; it opens its files when it first reads them. Without processes it does not read how many there are.
+func (g *Group) Meter(processes bool) *Meter {
+	m := &Meter{g: g}
+	m.absent[meterPids] = !processes
+	return m
 }
 
-// Close releases the descriptors. Read fails from then on.
-func (m *Meter) Close() {
-	m.mu.Lock()
-	defer m.mu.Unlock()
+// Files is how many files it holds open.
+func (m *Meter) Files() int {
+	n := 0
 	for _, f := range m.files {
-		f.Close()
+		if f.IsOpen() {
+			n++
+		}
 	}
-	m.files, m.closed = nil, true
+	return n
 }
 
-// Read reads CPU.Usage, the number of processes, all pressures and of the memory Usage, WorkingSet, RSS, Cache,
+// Close releases the files. Read fails from then on.
+func (m *Meter) Close() {
+	for i := range m.files {
+		m.files[i].Close()
+	}
+	m.closed = true
+}
+
+// Read reads CPU.Usage, the number of processes if it is wanted, all pressures and of the memory Usage, WorkingSet, RSS, Cache,
 // Swap, page faults and limits; the limits are the lowest of the group and those above it under v1, and the group's
 // own under v2. Everything else is zero: see Group.Stats. The error wraps fs.ErrNotExist if the group does not exist.
-func (m *Meter) Read() (*Stats, error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
+func (m *Meter) Read() (s Stats, err error) {
 	if m.closed {
-		return nil, fmt.Errorf("read counters of cgroup %s: %w", m.g.Path(), os.ErrClosed)
+		return s, fmt.Errorf("read counters of cgroup %s: %w", m.g.Path(), os.ErrClosed)
 	}
-	s := &Stats{At: time.Now()}
+	s.At = time.Now()
 	s.Memory.Limit, s.Memory.SwapLimit, s.Pids.Limit = Unlimited, Unlimited, Unlimited
-	r := &meterReader{m: m}
-	if m.g.h.unified {
-		r.cpuV2(s)
-	} else {
-		s.CPU.Usage = parseNumber(r.text(m.g.h.find("cpuacct"), "cpuacct.usage"))
+	r := meterReader{m: m}
+	if h := m.g.h.find("cpuacct"); h != nil {
+		s.CPU.Usage = parseNumber(r.text(h, meterCPU))
+	} else if m.g.h.unified {
+		r.cpuV2(&s.CPU)
 	}
 	if h := m.g.h.find("memory"); h != nil {
 		if h.V2 {
@@ -67,14 +99,18 @@ func (m *Meter) Read() (*Stats, error) {
 			r.memoryV1(h, &s.Memory)
 		}
 	}
-	s.Pids.Current = parseNumber(r.text(m.g.h.find("pids"), "pids.current"))
+	s.Pids.Current = parseNumber(r.text(m.g.h.find("pids"), meterPids))
 	if v2 := m.g.h.v2; v2 != nil {
-		s.CPU.Pressure = parsePressure(r.text(v2, "cpu.pressure"))
-		s.Memory.Pressure = parsePressure(r.text(v2, "memory.pressure"))
-		s.IO.Pressure = parsePressure(r.text(v2, "io.pressure"))
+		var p [3]Pressure
+		for i, to := range []**Pressure{&s.CPU.Pressure, &s.Memory.Pressure, &s.IO.Pressure} {
+			if text := r.text(v2, meterCPUPressure+i); len(text) > 0 {
+				p[i].parse(text)
+				*to = &p[i]
+			}
+		}
 	}
 	if r.err != nil {
-		return nil, fmt.Errorf("read counters of a cgroup: %w", r.err)
+		return s, fmt.Errorf("read counters of a cgroup: %w", r.err)
 	}
 	return s, nil
 }
@@ -83,58 +119,49 @@ func (m *Meter) Read() (*Stats, error) {
 type meterReader struct {
 	m   *Meter
 	err error
+	buf [4096]byte
 }
 
-// text reads a file whose descriptor is kept; what it returns is overwritten by the next reading.
-func (r *meterReader) text(h *hierarchy, file string) []byte {
+// text reads a file of the meter; what it returns is overwritten by the next reading.
+func (r *meterReader) text(h *hierarchy, file int) []byte {
 	if h == nil || r.err != nil || r.m.absent[file] {
 		return nil
 	}
-	f := r.m.files[file]
-	if f == nil {
+	f := &r.m.files[file]
+	name := meterNamesV1[file]
+	if h.V2 {
+		name = meterNamesV2[file]
+	}
+	if !f.IsOpen() {
 		var err error
-		if f, err = h.dir.Open(r.m.g.rel+"/"+file, syscall.O_RDONLY); err != nil {
+		if *f, err = h.dir.Keep(r.m.g.rel + "/" + name); err != nil {
 			r.missing(file, err)
 			return nil
 		}
-		r.m.files[file] = f
 	}
-	for {
-		if len(r.m.buf) == 0 {
-			r.m.buf = make([]byte, 4096)
-		}
-		n, err := f.ReadAt(r.m.buf, 0)
+	for buf := r.buf[:]; ; {
+		n, err := f.Read(buf)
 		switch {
-		case n == len(r.m.buf):
-			r.m.buf = make([]byte, 2*len(r.m.buf)) // there may be more
+		case n == len(buf):
+			buf = make([]byte, 2*len(buf)) // there may be more
+		case err == nil:
+			return buf[:n]
 		case errors.Is(err, syscall.ENODEV): // the group is gone
-			r.err = &fs.PathError{Op: "read", Path: f.Name(), Err: fs.ErrNotExist}
+			r.err = &fs.PathError{Op: "read", Path: h.dir.Path(r.m.g.rel + "/" + name), Err: fs.ErrNotExist}
 			return nil
 		case errors.Is(err, syscall.EOPNOTSUPP):
+			f.Close()
 			r.m.absent[file] = true
 			return nil
 		default:
-			return r.m.buf[:n] // the end of the file, as ReadAt tells it, or an empty one
+			r.err = &fs.PathError{Op: "read", Path: h.dir.Path(r.m.g.rel + "/" + name), Err: err}
+			return nil
 		}
 	}
 }
 
-// once reads a file whose descriptor is not kept.
-func (r *meterReader) once(h *hierarchy, file string) []byte {
-	if r.err != nil || r.m.absent[file] {
-		return nil
-	}
-	text, err := h.dir.Read(r.m.g.rel+"/"+file, r.m.buf)
-	if err != nil {
-		r.missing(file, err)
-		return nil
-	}
-	r.m.buf = text[:cap(text)]
-	return text
-}
-
 // missing tells a file that the kernel lacks from a group that is gone.
-func (r *meterReader) missing(file string, err error) {
+func (r *meterReader) missing(file int, err error) {
 	switch {
 	case errors.Is(err, syscall.EOPNOTSUPP):
 	case errors.Is(err, fs.ErrNotExist) && r.m.g.h.primary.dir.Exists(r.m.g.rel):
@@ -145,10 +172,10 @@ func (r *meterReader) missing(file string, err error) {
 	r.m.absent[file] = true
 }
 
-func (r *meterReader) cpuV2(s *Stats) {
-	each(r.text(r.m.g.h.v2, "cpu.stat"), func(key []byte, n uint64) {
+func (r *meterReader) cpuV2(s *CPUStats) {
+	each(r.text(r.m.g.h.v2, meterCPU), func(key []byte, n uint64) {
 		if string(key) == "usage_usec" {
-			s.CPU.Usage = n * 1000
+			s.Usage = n * 1000
 		}
 	})
 }
@@ -156,7 +183,7 @@ func (r *meterReader) cpuV2(s *Stats) {
 func (r *meterReader) memoryV1(h *hierarchy, s *MemoryStats) {
 	var inactive uint64
 	limit, both := Unlimited, Unlimited
-	each(r.text(h, "memory.stat"), func(key []byte, n uint64) {
+	each(r.text(h, meterMemoryStat), func(key []byte, n uint64) {
 		switch string(key) {
 		case "total_inactive_file":
 			inactive = n
@@ -176,7 +203,7 @@ func (r *meterReader) memoryV1(h *hierarchy, s *MemoryStats) {
 			both = atMost(n)
 		}
 	})
-	s.Usage = parseNumber(r.text(h, "memory.usage_in_bytes"))
+	s.Usage = parseNumber(r.text(h, meterMemory))
 	s.WorkingSet = s.Usage - min(s.Usage, inactive)
 	s.Limit = limit
 	if both != Unlimited && limit != Unlimited {
@@ -186,7 +213,7 @@ func (r *meterReader) memoryV1(h *hierarchy, s *MemoryStats) {
 
 func (r *meterReader) memoryV2(h *hierarchy, s *MemoryStats) {
 	var inactive uint64
-	each(r.text(h, "memory.stat"), func(key []byte, n uint64) {
+	each(r.text(h, meterMemoryStat), func(key []byte, n uint64) {
 		switch string(key) {
 		case "inactive_file":
 			inactive = n
@@ -200,13 +227,13 @@ func (r *meterReader) memoryV2(h *hierarchy, s *MemoryStats) {
 			s.MajorPageFaults = n
 		}
 	})
-	s.Usage = parseNumber(r.text(h, "memory.current"))
+	s.Usage = parseNumber(r.text(h, meterMemory))
 	s.WorkingSet = s.Usage - min(s.Usage, inactive)
-	s.Swap = parseNumber(r.once(h, "memory.swap.current"))
-	if text := r.once(h, "memory.max"); text != nil {
+	s.Swap = parseNumber(r.text(h, meterSwap))
+	if text := r.text(h, meterLimit); text != nil {
 		s.Limit = parseNumber(text)
 	}
-	if text := r.once(h, "memory.swap.max"); text != nil {
+	if text := r.text(h, meterSwapLimit); text != nil {
 		s.SwapLimit = parseNumber(text)
 	}
 }
@@ -221,7 +248,9 @@ func atMost(n uint64) uint64 {
 
 // each calls f with every line of a key and a number.
 func each(text []byte, f func(key []byte, n uint64)) {
-	for line := range bytes.Lines(text) {
+	for len(text) > 0 {
+		var line []byte
+		line, text, _ = bytes.Cut(text, []byte{'\n'})
 		key, value, ok := bytes.Cut(line, []byte{' '})
 		if !ok {
 			continue

@@ -16,7 +16,7 @@ func TestMeter(t *testing.T) {
 	if err := g.Join(p.Process.Pid); err != nil {
 		t.Fatal(err)
 	}
-	m := g.Meter()
+	m := g.Meter(true)
 	defer m.Close()
 	for range 2 {
 		a, err := m.Read()
@@ -45,7 +45,7 @@ func TestMeter(t *testing.T) {
 	if _, err := m.Read(); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("meter of a removed group: %v", err)
 	}
-	if _, err := g.Meter().Read(); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := g.Meter(true).Read(); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("new meter of a removed group: %v", err)
 	}
 	m.Close()
@@ -55,7 +55,7 @@ func TestMeter(t *testing.T) {
 }
 
 func BenchmarkMeter(b *testing.B) {
-	m := benchGroup(b, "metered").Meter()
+	m := benchGroup(b, "metered").Meter(true)
 	defer m.Close()
 	for b.Loop() {
 		if _, err := m.Read(); err != nil {

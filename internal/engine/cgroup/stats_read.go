@@ -103,11 +103,11 @@ func (r *reader) text(file string) []byte {
 func (r *reader) number(file string) uint64 { return parseNumber(r.text(file)) }
 
 func parseNumber(text []byte) uint64 {
-	word := string(bytes.TrimSpace(text))
-	if word == "max" {
+	text = bytes.TrimSpace(text)
+	if string(text) == "max" {
 		return Unlimited
 	}
-	n, _ := strconv.ParseUint(word, 10, 64)
+	n, _ := strconv.ParseUint(string(text), 10, 64)
 	return n
 }
 
@@ -273,33 +273,58 @@ func (r *reader) pressure(resource string) *Pressure {
 	return parsePressure(r.text(resource + ".pressure"))
 }
 
-// parsePressure reads "some avg10=0.00 avg60=0.00 avg300=0.00 total=0" and the same of "full".
+// parsePressure is nil for an empty text; see Pressure.parse.
 func parsePressure(text []byte) *Pressure {
 	if len(text) == 0 {
 		return nil
 	}
 	p := &Pressure{}
-	for line := range bytes.Lines(text) {
-		word, rest, _ := bytes.Cut(bytes.TrimSpace(line), []byte{' '})
+	p.parse(text)
+	return p
+}
+
+// parse reads "some avg10=0.00 avg60=0.00 avg300=0.00 total=0" and the same of "full".
+func (p *Pressure) parse(text []byte) {
+	for len(text) > 0 {
+		var line, word, pair []byte
+		line, text, _ = bytes.Cut(text, []byte{'\n'})
+		word, line, _ = bytes.Cut(line, []byte{' '})
 		to := &p.Some
 		if string(word) == "full" {
 			to = &p.Full
 		}
-		for len(rest) > 0 {
-			var pair []byte
-			pair, rest, _ = bytes.Cut(rest, []byte{' '})
+		for len(line) > 0 {
+			pair, line, _ = bytes.Cut(line, []byte{' '})
 			key, value, _ := bytes.Cut(pair, []byte{'='})
 			switch string(key) {
 			case "avg10":
-				to.Avg10, _ = strconv.ParseFloat(string(value), 64)
+				to.Avg10 = parseDecimal(value)
 			case "avg60":
-				to.Avg60, _ = strconv.ParseFloat(string(value), 64)
+				to.Avg60 = parseDecimal(value)
 			case "avg300":
-				to.Avg300, _ = strconv.ParseFloat(string(value), 64)
+				to.Avg300 = parseDecimal(value)
 			case "total":
 				to.Total, _ = strconv.ParseUint(string(value), 10, 64)
 			}
 		}
 	}
-	return p
+}
+
+// parseDecimal reads "12.34", up to the first other character.
+func parseDecimal(text []byte) float64 {
+	digits, scale, point := 0.0, 1.0, false
+	for _, c := range text {
+		switch {
+		case c == '.' && !point:
+			point = true
+		case c < '0' || c > '9':
+			return digits / scale
+		default:
+			digits = digits*10 + float64(c-'0')
+			if point {
+				scale *= 10
+			}
+		}
+	}
+	return digits / scale
 }

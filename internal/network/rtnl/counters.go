@@ -10,78 +10,114 @@ import (
 
 // Counters are what went through one link since it was made, as its own namespace sees it.
 type Counters struct {
-	Alias                                   string
+	Index                                   int
 	RxPackets, RxBytes, RxErrors, RxDropped uint64
 	TxPackets, TxBytes, TxErrors, TxDropped uint64
 }
 
-// iflaStats64 is IFLA_STATS64, a struct rtnl_link_stats64.
-const iflaStats64 = 23
+// Of linux/if_link.h and linux/rtnetlink.h.
+const (
+	rtmNewStats      = 92
+	rtmGetStats      = 94
+	sizeofIfStatsMsg = 12
+	iflaStatsLink64  = 1 // a struct rtnl_link_stats64
+)
 
-// PortCounters reads the counters of all ports of the bridge with the given index, at one request. A port that comes or
-// goes meanwhile may be missing.
-func (c *Conn) PortCounters(bridge int) ([]Counters, error) {
-	fail := func(err error) ([]Counters, error) {
-		return nil, fmt.Errorf("read counters of a bridge's ports: %w", err)
-	}
+// ifStatsMsg asks for one kind of counters (struct if_stats_msg).
+type ifStatsMsg struct{ filter uint32 }
+
+func (ifStatsMsg) Len() int { return sizeofIfStatsMsg }
+func (m ifStatsMsg) Serialize() []byte {
+	return binary.NativeEndian.AppendUint32(make([]byte, 8, sizeofIfStatsMsg), m.filter)
+}
+
+// LinkCounters reads the counters of all links of the namespace at one request, and of each link nothing else: for a pair
+// the kernel would look through all namespaces that it knows for that of the other end. A link that comes or goes meanwhile may be
+// missing.
+func (c *Conn) LinkCounters() ([]Counters, error) {
+	req := nl.NewNetlinkRequest(rtmGetStats, syscall.NLM_F_DUMP)
+	req.AddData(ifStatsMsg{filter: 1 << (iflaStatsLink64 - 1)})
+	var out []Counters
+	err := c.dump(message{what: "read counters of links", req: req}, rtmNewStats, func(b []byte) {
+		if len(b) < sizeofIfStatsMsg {
+			return
+		}
+		n := Counters{Index: int(binary.NativeEndian.Uint32(b[4:]))}
+		attributes(b[sizeofIfStatsMsg:], func(kind uint16, value []byte) {
+			if kind != iflaStatsLink64 || len(value) < 8*8 {
+				return
+			}
+			for i, to := range []*uint64{&n.RxPackets, &n.TxPackets, &n.RxBytes, &n.TxBytes, &n.RxErrors, &n.TxErrors, &n.RxDropped, &n.TxDropped} {
+				*to = binary.NativeEndian.Uint64(value[8*i:])
+			}
+			out = append(out, n)
+		})
+	})
+	return out, err
+}
+
+// PortAliases reads the texts kept with the ports of the bridge with the given index, by their indexes.
+func (c *Conn) PortAliases(bridge int) (map[int]string, error) {
 	req := nl.NewNetlinkRequest(syscall.RTM_GETLINK, syscall.NLM_F_DUMP)
 	req.AddData(nl.NewIfInfomsg(syscall.AF_UNSPEC))
 	add(req, syscall.IFLA_MASTER, nl.Uint32Attr(uint32(bridge)))
-	if err := c.sock.Send(req.Serialize()); err != nil {
-		return fail(err)
+	out := map[int]string{}
+	err := c.dump(message{what: "list a bridge's ports", req: req}, syscall.RTM_NEWLINK, func(b []byte) {
+		if len(b) < syscall.SizeofIfInfomsg {
+			return
+		}
+		alias, ours := "", false // a kernel that knows no filter by bridge sends all links
+		attributes(b[syscall.SizeofIfInfomsg:], func(kind uint16, value []byte) {
+			switch {
+			case kind == iflaIfAlias:
+				alias = nl.BytesToString(value)
+			case kind == syscall.IFLA_MASTER && len(value) >= 4:
+				ours = int(binary.NativeEndian.Uint32(value)) == bridge
+			}
+		})
+		if ours {
+			out[int(nl.DeserializeIfInfomsg(b).Index)] = alias
+		}
+	})
+	return out, err
+}
+
+// dump sends a request and calls f with each answer of the given type until the last.
+func (c *Conn) dump(m message, kind uint16, f func(data []byte)) error {
+	if err := c.sock.Send(m.req.Serialize()); err != nil {
+		return fmt.Errorf("%s: %w", m.what, err)
 	}
-	var out []Counters
 	for {
 		n, err := c.sock.Receive(c.buf)
 		if err != nil {
-			return fail(err)
+			return fmt.Errorf("%s: %w", m.what, err)
 		}
 		answers, err := syscall.ParseNetlinkMessage(c.buf[:n])
 		if err != nil {
-			return fail(err)
+			return fmt.Errorf("%s: %w", m.what, err)
 		}
 		for _, a := range answers {
 			switch {
-			case a.Header.Seq != req.Seq: // of an earlier batch that was given up
+			case a.Header.Seq != m.req.Seq: // of an earlier batch that was given up
 			case a.Header.Type == syscall.NLMSG_DONE:
-				return out, nil
+				return nil
 			case a.Header.Type == syscall.NLMSG_ERROR:
-				if err := failure(message{what: "list links", req: req}, a); err != nil {
-					return fail(err)
-				}
-			case a.Header.Type == syscall.RTM_NEWLINK:
-				if p, ok := portOf(a.Data, bridge); ok {
-					out = append(out, p)
-				}
+				return failure(m, a)
+			case a.Header.Type == kind:
+				f(a.Data)
 			}
 		}
 	}
 }
 
-// portOf reads a link's message. A kernel that knows no filter by bridge sends all links.
-func portOf(b []byte, bridge int) (p Counters, ok bool) {
-	if len(b) < syscall.SizeofIfInfomsg {
-		return p, false
-	}
-	counted := false
-	for b = b[syscall.SizeofIfInfomsg:]; len(b) >= syscall.SizeofRtAttr; {
+// attributes calls f with each attribute of a message, up to the first that does not fit.
+func attributes(b []byte, f func(kind uint16, value []byte)) {
+	for len(b) >= syscall.SizeofRtAttr {
 		size, kind := int(binary.NativeEndian.Uint16(b)), binary.NativeEndian.Uint16(b[2:])
 		if size < syscall.SizeofRtAttr || size > len(b) {
-			return p, false
+			return
 		}
-		value := b[syscall.SizeofRtAttr:size]
-		switch {
-		case kind == iflaIfAlias:
-			p.Alias = nl.BytesToString(value)
-		case kind == syscall.IFLA_MASTER && len(value) >= 4:
-			ok = int(binary.NativeEndian.Uint32(value)) == bridge
-		case kind == iflaStats64 && len(value) >= 8*8:
-			counted = true
-			for i, to := range []*uint64{&p.RxPackets, &p.TxPackets, &p.RxBytes, &p.TxBytes, &p.RxErrors, &p.TxErrors, &p.RxDropped, &p.TxDropped} {
-				*to = binary.NativeEndian.Uint64(value[8*i:])
-			}
-		}
+		f(kind, b[syscall.SizeofRtAttr:size])
 		b = b[min(len(b), (size+syscall.RTA_ALIGNTO-1)&^(syscall.RTA_ALIGNTO-1)):]
 	}
-	return p, ok && counted
 }

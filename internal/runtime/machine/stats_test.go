@@ -43,7 +43,7 @@ func TestStats(t *testing.T) {
 		return err == nil && s.Cgroup.CPUNanos > first.Cgroup.CPUNanos+1e8 && s.Cgroup.CPURate > 1e7
 	})
 	s, err := d.rt.ContainerStats(ctx, c)
-	if err != nil || s.Cgroup.MemoryLimit != 64<<20 || s.Cgroup.MemoryUsage == 0 || s.Cgroup.MemoryWorkingSet == 0 || s.Cgroup.Pids == 0 {
+	if err != nil || s.Cgroup.MemoryLimit != 64<<20 || s.Cgroup.MemoryUsage == 0 || s.Cgroup.MemoryWorkingSet == 0 {
 		t.Errorf("%+v, %v", s.Cgroup, err)
 	}
 	if _, err := os.Stat("/sys/fs/cgroup/unified/cpu.pressure"); err == nil && s.Cgroup.CPUPressure == nil {

@@ -20,24 +20,27 @@ import (
 type meter struct{ m *cgroup.Meter }
 
 // Meter opens a cgroup for statistics.
-func (Kernel) Meter(path string) (runtime.Meter, error) {
+func (Kernel) Meter(path string, processes bool) (runtime.Meter, error) {
 	g, err := cgroup.Load(path)
 	if err != nil {
 		return nil, err
 	}
-	return meter{g.Meter()}, nil
+	return meter{g.Meter(processes)}, nil
 }
 
 // Close releases its descriptors.
 func (m meter) Close() { m.m.Close() }
 
+// Files is how many descriptors it holds.
+func (m meter) Files() int { return m.m.Files() }
+
 // Read reads the counters.
-func (m meter) Read() (runtime.Stats, error) {
+func (m meter) Read() (out runtime.Stats, err error) {
 	s, err := m.m.Read()
 	if err != nil {
-		return runtime.Stats{}, err
+		return out, err
 	}
-	out := runtime.Stats{
+	out = runtime.Stats{
 		At: s.At, CPUNanos: s.CPU.Usage,
 		MemoryUsage: s.Memory.Usage, MemoryWorkingSet: s.Memory.WorkingSet, MemoryRSS: s.Memory.RSS, MemoryLimit: s.Memory.Limit,
 		PageFaults: s.Memory.PageFaults, MajorPageFaults: s.Memory.MajorPageFaults, SwapUsage: s.Memory.Swap,
@@ -47,7 +50,8 @@ func (m meter) Read() (runtime.Stats, error) {
 		out.MemoryLimit = 0
 	}
 	if s.Memory.SwapLimit != cgroup.Unlimited {
-		out.SwapLimit = &s.Memory.SwapLimit
+		limit := s.Memory.SwapLimit
+		out.SwapLimit = &limit
 	}
 	return out, nil
 }
