@@ -31,6 +31,7 @@ type Bounds struct {
 // Fields of CRIU's messages (images/core.proto, creds.proto, mnt.proto, inventory.proto).
 const (
 	coreTask        = 3
+	taskState       = 1
 	taskOOMScore    = 14
 	coreThread      = 5
 	threadCreds     = 10
@@ -52,6 +53,7 @@ const (
 	mntKey          = 18
 	treePID         = 1
 	seccompFilter   = 2
+	stateDead       = 2 // compel/include/uapi/task-state.h
 )
 
 // Filesystems that CRIU makes anew, by their numbers in its images. All others are somebody else's and come from the
@@ -193,6 +195,9 @@ func (d *imageFolder) processesMatch(b Bounds) error {
 		if err != nil {
 			return err
 		}
+		if core.isZombie() {
+			continue
+		}
 		thread, err := core.sub(coreThread)
 		if err != nil {
 			return fmt.Errorf("%s: %w", name, err)
@@ -209,6 +214,13 @@ func (d *imageFolder) processesMatch(b Bounds) error {
 		}
 	}
 	return nil
+}
+
+// isZombie tells whether a process has ended and waits for its parent: it has no thread, and so no rights. CRIU makes one that
+// exits.
+func (m message) isZombie() bool {
+	task, err := m.sub(coreTask)
+	return err == nil && task.number(taskState) == stateDead && len(m[coreThread]) == 0
 }
 
 // allowScore looks at the score of a process; a thread has none.

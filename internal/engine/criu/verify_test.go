@@ -52,6 +52,7 @@ func fitting() map[string][]byte {
 		"core-7.img":    core(),
 		"mountpoints-13.img": image(pb(mntType, 17, mntRoot, "/", mntPoint, "/"), pb(mntType, 1, mntRoot, "/", mntPoint, "/proc", mntFlags, 0xe),
 			pb(mntType, 1, mntRoot, "/sys", mntPoint, "/proc/sys", mntFlags, 0xf), pb(mntType, 3, mntRoot, "/null", mntPoint, "/proc/keys", mntKey, "/proc/keys", mntExternal, 1)),
+		"core-9.img":  image(pb(1, 1, coreTask, pb(taskState, stateDead, 2, 256))), // a zombie
 		"pages-1.img": []byte("memory"),
 	}
 }
@@ -109,6 +110,8 @@ func TestVerify(t *testing.T) {
 		"privileges":             {"core-7.img", core(credsNoNewPrivs, 0), "gain privileges"},
 		"root":                   {"core-7.img", core(3, 0), "is user 0"},
 		"no filter":              {"core-7.img", image(pb(coreThread, pb(threadCreds, pb(1, 1000, 3, 1000, 5, 1000, 7, 1000, 18, 1)))), "seccomp"},
+		"alive without a thread": {"core-9.img", image(pb(1, 1, coreTask, pb(taskState, stateDead, taskState, 1))), "no image"},
+		"a zombie with rights":   {"core-9.img", image(pb(1, 1, coreTask, pb(taskState, stateDead, taskOOMScore, 100), coreThread, pb(threadCreds, pb(credsBnd, 1<<21)))), "capabilities"},
 		"two threads in one":     {"core-7.img", image(pb(coreThread, pb(), coreThread, pb())), "no image"},
 		"spared of the OOM killer": {"core-7.img", image(pb(coreTask, pb(taskOOMScore, -500), coreThread,
 			pb(threadCreds, pb(1, 1000, 3, 1000, 5, 1000, 7, 1000, 18, 1), threadSeccomp, 2))), "OOM score"},
