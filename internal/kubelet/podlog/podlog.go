@@ -4,8 +4,9 @@
 //	2026-11-21T11:43:09.000000002Z stderr P the begin of a long line,
 //	2026-11-21T11:43:09.000000003Z stderr F  and its end
 //
-// Copy can start at the end, follow a log that grows, and goes over to the new file when the log is rotated
-// (the file renamed, a new one made at its place). It waits for the kernel to tell of a change; it does not poll.
+// Copy can start at the end, follow a log that grows, and goes over to the next file when the log is rotated
+// (the file renamed, a new one made at its place), however often that was: it reads one after the other as long as they are
+// there and nobody has compressed them. It waits for the kernel to tell of a change; it does not poll.
 package podlog
 
 import (
@@ -108,7 +109,7 @@ func (c *copier) run(ctx context.Context, ended <-chan struct{}) error {
 		wake, stop = watch(filepath.Dir(c.path)) // before the first read, so that nothing is missed
 		defer stop()
 	}
-	if err := c.open(true); err != nil {
+	if err := c.open(); err != nil {
 		return err
 	}
 	for last := !c.o.Follow; ; {
@@ -134,7 +135,7 @@ func (c *copier) run(ctx context.Context, ended <-chan struct{}) error {
 }
 
 // open opens the file at path, if there is one, at the place where reading begins.
-func (c *copier) open(first bool) error {
+func (c *copier) open() error {
 	f, err := os.Open(c.path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -142,21 +143,32 @@ func (c *copier) open(first bool) error {
 	if err != nil {
 		return err
 	}
-	if first && c.o.TailLines != nil {
+	if c.o.TailLines != nil {
 		if err := seekTail(f, *c.o.TailLines); err != nil {
 			f.Close()
 			return err
 		}
 	}
-	c.close()
-	c.file, c.in, c.pending = f, bufio.NewReaderSize(f, 64<<10), nil
+	c.take(f)
 	return nil
 }
 
-// next goes over to a new file at path, if there is one, after the old one is read to its end: what is
-// written once the new one exists is written to the new one.
+func (c *copier) take(f *os.File) {
+	c.close()
+	c.file, c.in, c.pending = f, bufio.NewReaderSize(f, 64<<10), nil
+}
+
+// next goes over to the file that followed the present one, if there is one, after the present one is read to its end: what
+// is written once there is a newer one is written to that.
 func (c *copier) next(ctx context.Context) (bool, error) {
-	if !c.o.Follow && c.file != nil {
+	if c.file == nil {
+		if !c.o.Follow {
+			return false, nil
+		}
+		err := c.open()
+		return c.file != nil, err
+	}
+	if !c.o.Follow {
 		return false, nil
 	}
 	there, err := os.Stat(c.path)
@@ -166,16 +178,19 @@ func (c *copier) next(ctx context.Context) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	if c.file != nil {
-		mine, err := c.file.Stat()
-		if err != nil || os.SameFile(there, mine) {
-			return false, err
-		}
-		if err := c.drain(ctx); err != nil {
-			return false, err
-		}
+	mine, err := c.file.Stat()
+	if err != nil || os.SameFile(there, mine) {
+		return false, err
 	}
-	return true, c.open(false)
+	if err := c.drain(ctx); err != nil {
+		return false, err
+	}
+	f, err := successor(ctx, c.path, mine)
+	if err != nil || f == nil {
+		return false, err
+	}
+	c.take(f)
+	return true, nil
 }
 
 // drain copies to the present end of the file.

@@ -84,7 +84,7 @@ func TestFollow(t *testing.T) {
 	reopen()
 	write()
 	expect(1)
-	os.Rename(path, path+".1")
+	os.Rename(path, path+".20261121-100000")
 	write() // the writer has not reopened yet
 	old := f
 	reopen()
@@ -101,6 +101,55 @@ func TestFollow(t *testing.T) {
 		t.Error(err)
 	}
 	f.Close()
+}
+
+// A reader that is slow finds the log rotated several times since its last look: it reads each file in turn, as far as they
+// are left.
+func TestFollowSlowly(t *testing.T) {
+	for _, removed := range []int{0, 2} {
+		dir := t.TempDir()
+		path := filepath.Join(dir, "0.log")
+		rotated := func(i int) string { return fmt.Sprintf("%s.20261121-10000%d.000000000", path, i) }
+		put := func(name string, n int) {
+			t.Helper()
+			line := fmt.Sprintf("2026-11-21T10:00:00.000000001Z stdout F line %d\n", n)
+			if err := os.WriteFile(name, []byte(line), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		put(path, 1)
+		ended := make(chan struct{})
+		r, w := io.Pipe() // without a buffer: the reader of the log waits until line 1 is taken
+		done := make(chan error, 1)
+		go func() { done <- Copy(t.Context(), path, Options{Follow: true}, ended, w, w); w.Close() }()
+		first := make([]byte, 1)
+		if _, err := io.ReadFull(r, first); err != nil {
+			t.Fatal(err)
+		}
+		for n := 2; n <= 5; n++ {
+			if err := os.Rename(path, rotated(n-1)); err != nil {
+				t.Fatal(err)
+			}
+			put(path, n)
+		}
+		put(path+".20261121-100003.gz", 9) // others' files
+		put(path+".tmp", 9)
+		for n := range removed {
+			os.Remove(rotated(n + 1))
+		}
+		close(ended)
+		rest, err := io.ReadAll(r)
+		want := "line 1\n"
+		for n := max(2, removed+1); n <= 5; n++ {
+			want += fmt.Sprintf("line %d\n", n)
+		}
+		if got := string(first) + string(rest); err != nil || got != want {
+			t.Errorf("%d removed: %q, %v, want %q", removed, got, err, want)
+		}
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}
 }
 
 func TestFollowEndsWithContext(t *testing.T) {

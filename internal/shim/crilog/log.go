@@ -54,14 +54,15 @@ func openFile(path string) (*os.File, error) {
 // Path is where the log is.
 func (l *Log) Path() string { return l.path }
 
-// Reopen opens the path anew: what is logged from now on goes there. If that fails, the old file stays in use.
+// Reopen opens the path anew: what is logged from now on goes there. If that fails, the old file stays in use. Nothing is
+// written to the old one once the new one is there: who follows the log may leave the old one then.
 func (l *Log) Reopen() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	f, err := openFile(l.path)
 	if err != nil {
 		return err
 	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
 	if l.file == nil {
 		f.Close()
 		return fmt.Errorf("reopen container log %s: %w", l.path, fs.ErrClosed)
