@@ -76,14 +76,14 @@ test-churn: build busybox criu ## the daemon killed 200 times while 20 pods come
 
 conformance: conformance-cri conformance-cri-more conformance-oci conformance-containerd ## all conformance suites
 
-.PHONY: test-vm test-vm-short qemu
+.PHONY: test-vm test-vm-short qemu mkfs
 # Pure cgroup v2, AppArmor, every capability: what the machine at hand may lack.
-test-vm: qemu busybox ## the engine's tests in virtual machines, the result into docs/test-vm.md, those of the network that take SCTP, of the store that take quota
+test-vm: qemu mkfs busybox ## the engine's tests in virtual machines, the result into docs/test-vm.md, those of the network that take SCTP, of the store that take quota
 	test/vm/engine
 	test/vm/network
 	test/vm/quota
 
-test-vm-short: qemu busybox ## the part of test-vm that make test runs; says why if there is no QEMU
+test-vm-short: qemu mkfs busybox ## the part of test-vm that make test runs; says why if there is no QEMU
 	test/vm/engine short
 	test/vm/quota short
 
@@ -172,6 +172,10 @@ gvisor: .cache/gvisor/bin/$(GVISOR) ## runsc and its shim from the Go proxy, som
 qemu:
 	@command -v qemu-system-x86_64 >/dev/null || { apt-get install -y -q --no-install-recommends qemu-system-x86 || { apt-get update -q && apt-get install -y -q --no-install-recommends qemu-system-x86; }; } </dev/null \
 	  || echo "qemu-system-x86 could not be installed: the tests in virtual machines will be skipped"
+# Filesystems with quota, for the store's tests in virtual machines.
+mkfs:
+	@{ command -v mkfs.ext4 && command -v mkfs.xfs; } >/dev/null || { apt-get install -y -q --no-install-recommends e2fsprogs xfsprogs || { apt-get update -q && apt-get install -y -q --no-install-recommends e2fsprogs xfsprogs; }; } </dev/null \
+	  || echo "e2fsprogs and xfsprogs could not be installed: tests of project quota will be skipped"
 # What the store does to a disk, for the test that cuts its power.
 strace:
 	@command -v strace >/dev/null || { apt-get install -y -q --no-install-recommends strace || { apt-get update -q && apt-get install -y -q --no-install-recommends strace; }; } </dev/null \
