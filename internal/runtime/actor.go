@@ -52,7 +52,9 @@ func (a *actor) join(name string, f func() error) *operation {
 	a.push(func() {
 		err := f()
 		a.mu.Lock()
-		delete(a.joins, name)
+		if delete(a.joins, name); len(a.joins) == 0 {
+			a.joins = nil
+		}
 		a.mu.Unlock()
 		o.err = err
 		close(o.done)
@@ -84,11 +86,12 @@ func (a *actor) work() {
 	for {
 		a.mu.Lock()
 		if len(a.queue) == 0 {
-			a.busy = false
+			a.queue, a.busy = nil, false
 			a.mu.Unlock()
 			return
 		}
 		f := a.queue[0]
+		a.queue[0] = nil // what it holds, as its caller's context, goes with it
 		a.queue = a.queue[1:]
 		a.mu.Unlock()
 		f()
