@@ -148,6 +148,12 @@ func criResources(r runtime.Resources) *runtimeapi.LinuxContainerResources {
 	return out
 }
 
+// signalToCRI and signalFromCRI spell the signs in the names of real-time signals.
+var (
+	signalToCRI   = strings.NewReplacer("+", "PLUS", "-", "MINUS")
+	signalFromCRI = strings.NewReplacer("PLUS", "+", "MINUS", "-")
+)
+
 // stopSignal turns the CRI's enumeration into a signal's name: SIGNAL_SIGRTMINPLUS3 is SIGRTMIN+3.
 func stopSignal(s runtimeapi.Signal) (string, error) {
 	if s == runtimeapi.Signal_SIGNAL_RUNTIME_DEFAULT {
@@ -158,11 +164,11 @@ func stopSignal(s runtimeapi.Signal) (string, error) {
 		return "", badRequest("config.stop_signal: unknown value %d", s)
 	}
 	name = strings.TrimPrefix(name, "SIGNAL_")
-	return strings.NewReplacer("PLUS", "+", "MINUS", "-").Replace(name), nil
+	return signalFromCRI.Replace(name), nil
 }
 
 func criSignal(name string) runtimeapi.Signal {
-	name = strings.NewReplacer("+", "PLUS", "-", "MINUS").Replace(strings.ToUpper(name))
+	name = signalToCRI.Replace(strings.ToUpper(name))
 	if !strings.HasPrefix(name, "SIG") {
 		name = "SIG" + name
 	}

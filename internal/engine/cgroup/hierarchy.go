@@ -203,5 +203,8 @@ func superOptions(options string) (controllers []string, name string) {
 
 // unescape undoes the mount table's octal escapes of space, tab, newline and backslash.
 func unescape(s string) string {
+	if !strings.Contains(s, `\`) { // nearly always: a replacer costs tables
+		return s
+	}
 	return strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`).Replace(s)
 }

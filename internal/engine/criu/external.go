@@ -248,6 +248,9 @@ func parseMounts(text string) ([]mount, error) {
 
 // unescape reads the octal of space, tab, newline and backslash.
 func unescape(s string) string {
+	if !strings.Contains(s, `\`) { // nearly always: a replacer costs tables
+		return s
+	}
 	if !strings.Contains(s, `\`) {
 		return s
 	}

@@ -275,6 +275,9 @@ func (Kernel) Mounts(_ context.Context, dir string) ([]string, error) {
 
 // unescape undoes the octal escapes of mountinfo.
 func unescape(s string) string {
+	if !strings.Contains(s, `\`) { // nearly always: a replacer costs tables
+		return s
+	}
 	return strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`).Replace(s)
 }
 
