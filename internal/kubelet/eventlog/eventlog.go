@@ -17,16 +17,18 @@ import (
 // Log is a ring of events.
 type Log struct {
 	mu    sync.Mutex
-	ring  []api.Event
+	size  int           // of the ring, once it is full
+	ring  []api.Event   // grows up to size, so that a log of nothing weighs nothing
+	start uint64        // the number of the first event that was ever in it
 	first uint64        // the number of the oldest event in the ring
-	next  uint64        // the number that the next event gets; next-first <= len(ring)
+	next  uint64        // the number that the next event gets; next-first == len(ring)
 	grown chan struct{} // closed and replaced when an event is added
 }
 
 // New returns a log of at most size events whose first number follows from start.
 func New(size int, start time.Time) *Log {
 	n := uint64(start.UnixMicro())
-	return &Log{ring: make([]api.Event, size), first: n, next: n, grown: make(chan struct{})}
+	return &Log{size: size, start: n, first: n, next: n, grown: make(chan struct{})}
 }
 
 // Add gives e a number and, if it has none, a time, and wakes the readers.
@@ -37,11 +39,13 @@ func (l *Log) Add(e api.Event) {
 	if e.Time.IsZero() {
 		e.Time = time.Now()
 	}
-	l.ring[l.next%uint64(len(l.ring))] = e
-	l.next++
-	if l.next-l.first > uint64(len(l.ring)) {
+	if len(l.ring) < l.size {
+		l.ring = append(l.ring, e)
+	} else {
+		*l.at(l.next) = e
 		l.first++
 	}
+	l.next++
 	close(l.grown)
 	l.grown = make(chan struct{})
 }
@@ -69,6 +73,9 @@ func (l *Log) Read(ctx context.Context, since uint64, fn func(api.Event) error) 
 	}
 }
 
+// at is where the event of a number from first on is, or is to be. It needs mu.
+func (l *Log) at(seq uint64) *api.Event { return &l.ring[int((seq-l.start)%uint64(l.size))] }
+
 // batchSize bounds what is copied under the lock.
 const batchSize = 256
 
@@ -84,7 +91,7 @@ func (l *Log) after(since uint64) ([]api.Event, <-chan struct{}) {
 		from = l.first
 	}
 	for ; from < l.next && len(batch) < batchSize; from++ {
-		batch = append(batch, l.ring[from%uint64(len(l.ring))])
+		batch = append(batch, *l.at(from))
 	}
 	return batch, l.grown
 }
