@@ -219,7 +219,7 @@ func (n *Node) serve(ctx context.Context) error {
 		})
 	}
 	g.Go(func() error { return n.cri.Serve(gctx, criSocket) })
-	g.Go(func() error { rest(gctx); return nil })
+	g.Go(func() error { rest(gctx, n.cfg.Log); return nil })
 	g.Go(func() error { return serveHTTP(gctx, own, n.handler()) })
 	if n.cfg.IdleExit > 0 {
 		g.Go(func() error { n.endWhenIdle(gctx, end); return nil })

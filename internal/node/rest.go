@@ -2,9 +2,12 @@ package node
 
 import (
 	"context"
+	"log/slog"
 	"runtime/debug"
 	"runtime/metrics"
 	"time"
+
+	"github.com/11f9778f/berth/internal/sys"
 )
 
 const (
@@ -16,12 +19,14 @@ const (
 )
 
 // rest gives memory back to the kernel after each busy time, until ctx ends. Go's runtime by itself keeps what a burst of
-// pods needed for minutes, and part of it for good.
-func rest(ctx context.Context) {
+// pods needed for minutes, and part of it for good. The first time is when the daemon has begun: half of its file's pages
+// were for that alone, and are forgotten. Later it forgets none, for the next pod would have to fetch them again.
+func rest(ctx context.Context, log *slog.Logger) {
 	tick := time.NewTicker(restLook)
 	defer tick.Stop()
 	sample := []metrics.Sample{{Name: "/gc/heap/allocs:bytes"}}
-	var freed, last uint64
+	metrics.Read(sample)
+	last, freed, begun := sample[0].Value.Uint64(), uint64(0), false
 	for {
 		select {
 		case <-ctx.Done():
@@ -30,9 +35,15 @@ func rest(ctx context.Context) {
 		}
 		metrics.Read(sample)
 		now := sample[0].Value.Uint64()
-		if now-last < restQuiet && now-freed > restWorth {
+		if now-last < restQuiet && (!begun || now-freed > restWorth) {
 			debug.FreeOSMemory()
 			freed = now
+			if !begun {
+				begun = true
+				if err := sys.ForgetText(); err != nil {
+					log.Warn("memory that only the start needed stays", "error", err)
+				}
+			}
 		}
 		last = now
 	}
