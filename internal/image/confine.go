@@ -15,9 +15,6 @@ import (
 // what it takes is one question. A snapshot's folder carries its project's id, from before anything is in it until the
 // sweeper has deleted it. Those of a time without quota have none, and are measured by walking.
 
-// ErrNoLimit is a writable layer that is to have a limit, on a filesystem that can't hold it to one.
-var ErrNoLimit = errors.New("writable layers can't be limited")
-
 // openQuota finds out whether there is project quota. It must be there if a limit is configured.
 func (s *Store) openQuota() error {
 	open := s.cfg.openQuota
@@ -25,21 +22,21 @@ func (s *Store) openQuota() error {
 		open = quota.Open
 	}
 	book, err := open(s.snapshots)
-	if err == nil && !book.Enforces() {
-		s.noLimit = fmt.Errorf("%w at %s: projects are counted there and not held to limits", quota.ErrUnsupported, s.snapshots)
-	} else {
-		s.noLimit = err
+	if err != nil && !errors.Is(err, quota.ErrUnsupported) {
+		return err
 	}
-	if s.noLimit != nil && (!s.cfg.WritableLimit.IsZero() || !errors.Is(s.noLimit, quota.ErrUnsupported)) {
-		if book != nil {
-			book.Close()
-		}
+	s.quota, s.noLimit = book, err
+	if book != nil && !book.Enforces() {
+		s.noLimit = fmt.Errorf("%w at %s: projects are counted there and not held to limits", quota.ErrUnsupported, s.snapshots)
+	}
+	switch {
+	case s.noLimit == nil:
+	case s.cfg.WritableLimit.IsZero():
+		s.log.Debug("writable layers can't be limited", "err", s.noLimit)
+	default:
+		s.closeQuota()
 		return s.cantLimit("take images.writable_limit_mib and images.writable_limit_inodes out of the configuration")
 	}
-	if s.noLimit != nil {
-		s.log.Debug("writable layers can't be limited", "err", s.noLimit)
-	}
-	s.quota = book
 	return nil
 }
 
@@ -79,7 +76,7 @@ func (s *Store) learnProjects() error {
 	}
 	stray, err := s.quota.Stray()
 	for _, id := range stray {
-		err = errors.Join(err, s.quota.Clear(id))
+		err = errors.Join(err, s.quota.Limit(id, Limit{}))
 	}
 	if err != nil {
 		s.log.Warn("limits of containers that are gone could not be taken away", "err", err)
@@ -122,7 +119,7 @@ func (s *Store) ownProject(path string) {
 
 // confine sets the limit of a new snapshot: what may be written into it beside what it holds already, which is something
 // only in a copy of an image.
-func (s *Store) confine(path string, limit quota.Limit, copied bool) error {
+func (s *Store) confine(path string, limit Limit, copied bool) error {
 	limit = s.cfg.WritableLimit.Lower(limit)
 	if !limit.IsZero() && s.noLimit != nil {
 		return s.cantLimit("ask for no limit")
@@ -144,7 +141,7 @@ func (s *Store) confine(path string, limit quota.Limit, copied bool) error {
 	if copied && limit.Inodes > 0 {
 		limit.Inodes += now.Inodes
 	}
-	if limit == (quota.Limit{Bytes: now.MaxBytes, Inodes: now.MaxInodes}) {
+	if limit == (Limit{Bytes: now.MaxBytes, Inodes: now.MaxInodes}) {
 		return nil // a blank one that was limited before
 	}
 	return s.quota.Limit(id, limit)

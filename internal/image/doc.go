@@ -15,7 +15,8 @@
 //	images/trash/                   what is being deleted; emptied in the background
 //	images/empty/                   the lower directory of an image without layers
 //	images/                         itself is locked (flock) by the one process that has the store open
-//	snapshots/<key>/                upper/, work/, snapshot.json
+//	snapshots/<key>/                upper/, work/, snapshot.json; a project of its own where the filesystem
+//	                                has project quota (package quota)
 //
 // Promises:
 //   - What is at its final name is whole: bytes are synced before they are renamed into place, and

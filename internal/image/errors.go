@@ -33,6 +33,8 @@ var (
 	ErrAmbiguous = errors.New("ambiguous")
 	// ErrNoSpace is a full disk.
 	ErrNoSpace error = sys.ErrNoSpace
+	// ErrNoLimit is a limit of a writable layer that the filesystem can't hold it to.
+	ErrNoLimit = errors.New("writable layers can't be limited")
 	// ErrNoOverlay is a kernel without overlayfs.
 	ErrNoOverlay = errors.New("no overlayfs")
 	// ErrLocked is a store that another process has open.

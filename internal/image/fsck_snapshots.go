@@ -66,7 +66,7 @@ func (c *check) projects(context.Context) error {
 		if !c.o.Repair {
 			continue
 		}
-		if err := c.s.quota.Clear(id); err != nil {
+		if err := c.s.quota.Limit(id, Limit{}); err != nil {
 			return err
 		}
 		c.report.Items[item].Repaired = true

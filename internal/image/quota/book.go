@@ -222,6 +222,3 @@ func (b *Book) Stray() ([]uint32, error) {
 		from = id + 1
 	}
 }
-
-// Clear takes the limit of a stray id away.
-func (b *Book) Clear(id uint32) error { return b.Limit(id, Limit{}) }
