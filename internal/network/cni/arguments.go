@@ -8,11 +8,16 @@ import (
 	"github.com/11f9778f/berth/internal/network"
 )
 
+const (
+	argNamespace = "K8S_POD_NAMESPACE"
+	argName      = "K8S_POD_NAME"
+)
+
 // podArgs are CNI_ARGS: the names that Kubernetes' runtimes have always used.
 func podArgs(r network.Request) ([][2]string, error) {
 	args := [][2]string{
 		{"IgnoreUnknown", "1"},
-		{"K8S_POD_NAMESPACE", r.PodNamespace}, {"K8S_POD_NAME", r.PodName},
+		{argNamespace, r.PodNamespace}, {argName, r.PodName},
 		{"K8S_POD_INFRA_CONTAINER_ID", r.SandboxID}, {"K8S_POD_UID", r.PodUID},
 	}
 	for _, a := range args {

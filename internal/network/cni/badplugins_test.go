@@ -2,10 +2,14 @@ package cni
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/11f9778f/berth/internal/network"
+	"github.com/11f9778f/berth/internal/network/book"
 )
 
 // What an ADD that fails has done is taken back, by every plugin.
@@ -64,4 +68,32 @@ func TestHangingPlugin(t *testing.T) {
 			n.pod("b")
 		})
 	}
+}
+
+// Plugins that give one address twice: the second pod is refused, with the name of the first, and taken back; a later daemon
+// knows, too. When the first is gone the address is free.
+func TestAddressGivenTwice(t *testing.T) {
+	n := newNode(t)
+	n.settled()
+	n.pod("a")
+	n.set("fake", "ADD", goodResult) // a's, whoever asks
+	for _, what := range []string{"this daemon", "the next one"} {
+		_, err := n.start("b", func(r *network.Request) { r.PodName = "other" })
+		if !errors.Is(err, book.ErrTaken) || !strings.Contains(err.Error(), "the address 10.99.0.5, which belongs to pod default/web (sandbox a) of network") {
+			t.Errorf("%s: %v", what, err)
+		}
+		if said := n.said(); len(said) < 2 || !slices.Equal(said[len(said)-2:], []string{"second DEL b", "fake DEL b"}) {
+			t.Errorf("%s: calls %q", what, said)
+		}
+		if all, err := n.List(context.Background()); len(all) != 1 || all[0].SandboxID != "a" || err != nil {
+			t.Errorf("%s: attached are %v, %v", what, all, err)
+		}
+		n.Close()
+		n.open()
+	}
+	if again, err := n.start("a", nil); err != nil || again.IPs[0].String() != "10.99.0.5" {
+		t.Errorf("the first pod again: %v, %v", again, err)
+	}
+	n.Stop("a")
+	n.pod("b")
 }

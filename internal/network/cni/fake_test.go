@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"io"
 	"os"
 	"os/exec"
@@ -46,6 +47,17 @@ type call struct {
 const goodResult = `{"cniVersion":"1.1.0","interfaces":[{"name":"br"},{"name":"eth0","sandbox":"/n","mac":"0a:00:00:00:00:01"}],
 	"ips":[{"address":"fd99::5/64","interface":1},{"address":"10.99.0.5/24","gateway":"10.99.0.1","interface":1}]}`
 
+// resultFor is goodResult for sandbox "a", and for each other one with addresses of its own.
+func resultFor(id string) string {
+	if id == "a" {
+		return goodResult
+	}
+	h := fnv.New32a()
+	io.WriteString(h, id)
+	n := h.Sum32()
+	return strings.NewReplacer("fd99::5/64", fmt.Sprintf("fd99::1:%x:%x/64", n>>16, n&0xffff), "10.99.0.5/24", fmt.Sprintf("10.%d.%d.%d/8", 100+n>>16%100, n>>8&0xff, n&0xff)).Replace(goodResult)
+}
+
 func fakePlugin() int {
 	signal.Ignore(syscall.SIGPIPE) // the daemon may be dead
 	in, err := io.ReadAll(os.Stdin)
@@ -63,7 +75,7 @@ func fakePlugin() int {
 		return 3
 	}
 	do, _ := os.ReadFile(filepath.Join(conf.Folder, conf.Type+"."+command))
-	code := behave(string(do), command, conf)
+	code := behave(string(do), command, c.ID, conf)
 	// What it has of a sandbox: from ADD, however that ends, to a DEL that ends well.
 	has := filepath.Join(conf.Folder, "has-"+conf.Type+"-"+c.ID)
 	switch {
@@ -88,7 +100,7 @@ func write(folder string, c call) error {
 	return errors.Join(err, log.Close())
 }
 
-func behave(do, command string, conf fakeConf) int {
+func behave(do, command, id string, conf fakeConf) int {
 	switch do {
 	case "hang":
 		time.Sleep(time.Hour)
@@ -106,7 +118,7 @@ func behave(do, command string, conf fakeConf) int {
 			}
 			time.Sleep(10 * time.Millisecond)
 		}
-		fmt.Print(goodResult)
+		fmt.Print(resultFor(id))
 	case "fail":
 		fmt.Print(`{"cniVersion":"1.1.0","code":11,"msg":"try later","details":"the switch is asleep"}`)
 		return 1
@@ -126,7 +138,7 @@ func behave(do, command string, conf fakeConf) int {
 			if len(conf.PrevResult) > 0 {
 				fmt.Print(string(conf.PrevResult))
 			} else {
-				fmt.Print(goodResult)
+				fmt.Print(resultFor(id))
 			}
 		}
 	default:

@@ -36,6 +36,7 @@ type Network struct {
 	mu      sync.Mutex
 	subnets []netip.Prefix // for the capability ipRanges; from SetSubnets
 	told    string         // what was last said of the configuration
+	holders holders        // of addresses
 
 	retry retry
 }
@@ -61,6 +62,7 @@ func open(cfg Config) (*Network, error) {
 	n := &Network{
 		Keeper: netns.Keeper{Pins: netns.Dir(filepath.Join(cfg.RunDir, "netns"))},
 		cfg:    cfg, log: cfg.Logger, records: ledger(cfg.StateDir), boot: network.BootID(), patience: statusTime,
+		holders: holders{},
 	}
 	folder := filepath.Join(cfg.RunDir, "network")
 	for _, dir := range []string{cfg.StateDir, folder, string(n.Pins)} {
@@ -73,6 +75,10 @@ func open(cfg Config) (*Network, error) {
 	}
 	if n.subnets, err = network.Remembered(n.subnetsFile()); err != nil {
 		n.log.Warn("the pod subnets that were set last are forgotten", "error", err)
+	}
+	if err := n.recallHolders(); err != nil {
+		n.lock.Close()
+		return nil, err
 	}
 	n.startRetry()
 	return n, nil
@@ -199,6 +205,9 @@ func (n *Network) add(ctx context.Context, a *attachment, list *libcni.NetworkCo
 	if a.Result, err = resultOf(res); err != nil {
 		return fmt.Errorf("network %s: %w", list.Name, err)
 	}
+	if err := n.claim(a); err != nil {
+		return fmt.Errorf("network %s: %w", list.Name, err)
+	}
 	if problems := look(a); len(problems) > 0 {
 		n.log.Warn("the plugins say that all is well, and the namespace says otherwise", "network", list.Name, "sandbox", a.ID, "problem", problems[0].What)
 	}
@@ -236,6 +245,7 @@ func (n *Network) detachLocked(ctx context.Context, id string) error {
 // remove is the DEL of a whole chain. What fails is written down and asked for again.
 func (n *Network) remove(ctx context.Context, a *attachment) error {
 	defer trace.Start(ctx, "network.cni.del")()
+	n.disclaim(a)
 	if a.State != detaching {
 		a.State = detaching
 		if err := n.records.write(a); err != nil {
