@@ -70,9 +70,13 @@ func (m *Manager) ensure(ctx context.Context) (int, error) {
 
 // warnOfDropping tells of another program's firewall that keeps pods from the world.
 func (m *Manager) warnOfDropping() {
-	chains, err := m.table.Dropping()
+	found, err := m.dropping()
 	if err != nil {
 		m.log.Debug("other firewall tables are not known", "error", err)
+	}
+	var chains []string
+	for _, c := range found {
+		chains = append(chains, c.name)
 	}
 	if len(chains) > 0 {
 		m.log.Warn("another program's firewall drops forwarded packets: pods may not reach the world, nor it their host ports, until its rules let the bridge pass",

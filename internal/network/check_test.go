@@ -4,6 +4,7 @@ import (
 	"context"
 	"net"
 	"net/netip"
+	"os/exec"
 	"strings"
 	"testing"
 
@@ -34,13 +35,27 @@ func TestCheckFindsWhatIsWrong(t *testing.T) {
 	a := h.pod("a", tcp(8080, 80))
 	h.healthy("a")
 	inside := h.Pins.Path("a")
-	for _, c := range []struct {
+	type trouble struct {
 		want      string
 		ns        string
 		break_    []string
 		mend      []string
 		andBroken bool // mending needs more than one command
-	}{
+	}
+	var legacy []trouble
+	for _, command := range []string{"iptables-legacy", "ip6tables-legacy"} {
+		if err := exec.Command(command, "-S", "FORWARD").Run(); err != nil { // no such program, or a kernel without it
+			t.Logf("%s is not tested: %v", command, err)
+			continue
+		}
+		t.Cleanup(func() { // the tests' namespace is one
+			nettest.Command(t, "", command, "-P", "FORWARD", "ACCEPT")
+			nettest.Command(t, "", command, "-F", "FORWARD")
+		})
+		legacy = append(legacy, trouble{"the chain FORWARD of " + command + ", drops what is forwarded, and has no rule for the bridge berth0", "",
+			[]string{command, "-P", "FORWARD", "DROP"}, []string{command, "-I", "FORWARD", "-i", "berth+", "-j", "ACCEPT"}, false})
+	}
+	for _, c := range append(legacy, []trouble{
 		{"eth0 is down", inside, []string{"ip", "link", "set", "eth0", "down"}, nil, true},
 		{"the address 10.88.0.2/16 is missing on eth0", inside, []string{"ip", "addr", "del", "10.88.0.2/16", "dev", "eth0"}, nil, true},
 		{"the default route by 10.88.0.1 is missing", inside, []string{"ip", "route", "del", "default"}, []string{"ip", "route", "add", "default", "via", "10.88.0.1"}, false},
@@ -56,7 +71,7 @@ func TestCheckFindsWhatIsWrong(t *testing.T) {
 		{"the table berth is missing", "", []string{"nft", "delete", "table", "inet", "berth"}, nil, true},
 		{a.HostInterface + ", is gone", "", []string{"ip", "link", "del", a.HostInterface}, nil, true},
 		{"the bridge berth0 is gone", "", []string{"ip", "link", "del", "berth0"}, nil, true},
-	} {
+	}...) {
 		t.Run(c.want, func(t *testing.T) {
 			nettest.Command(t, c.ns, c.break_...)
 			got, err := h.Check(ctx, "a")

@@ -1,6 +1,7 @@
 package network
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -81,18 +82,35 @@ func (m *Manager) checkTable(e book.Entry) ([]Problem, error) {
 
 // checkOthers looks for other programs' firewalls that keep pods from the world.
 func (m *Manager) checkOthers() []Problem {
-	chains, err := m.table.Dropping()
-	if err != nil {
-		return []Problem{{What: fmt.Sprintf("other firewall tables can not be looked at: %v", err)}}
-	}
+	chains, err := m.dropping()
 	var out []Problem
+	if err != nil {
+		out = append(out, Problem{What: fmt.Sprintf("other firewall tables can not be looked at: %v", err)})
+	}
 	for _, c := range chains {
 		out = append(out, Problem{
-			What:   fmt.Sprintf("another program's firewall, %s, drops what is forwarded, and has no rule for the bridge %s: pods may not reach the world, nor it their host ports", c, m.cfg.Bridge),
-			Remedy: fmt.Sprintf("nft insert rule %s iifname %s accept; nft insert rule %s oifname %s accept", c, m.cfg.Bridge, c, m.cfg.Bridge),
+			What:   fmt.Sprintf("another program's firewall, %s, drops what is forwarded, and has no rule for the bridge %s: pods may not reach the world, nor it their host ports", c.name, m.cfg.Bridge),
+			Remedy: c.remedy,
 		})
 	}
 	return out
+}
+
+// foreignChain is one of another program's that drops what is forwarded.
+type foreignChain struct{ name, remedy string }
+
+// dropping looks for such chains, in nftables and in legacy iptables. What it has found stands beside an error.
+func (m *Manager) dropping() (out []foreignChain, err error) {
+	chains, err := m.table.Dropping()
+	for _, c := range chains {
+		out = append(out, foreignChain{c, fmt.Sprintf("nft insert rule %s iifname %s accept; nft insert rule %s oifname %s accept", c, m.cfg.Bridge, c, m.cfg.Bridge)})
+	}
+	var legacy []string
+	lerr := m.inHost(func() (err error) { legacy, err = m.table.LegacyDropping(); return err })
+	for _, c := range legacy {
+		out = append(out, foreignChain{"the chain FORWARD of " + c, fmt.Sprintf("%s -I FORWARD -i %s -j ACCEPT; %s -I FORWARD -o %s -j ACCEPT", c, m.cfg.Bridge, c, m.cfg.Bridge)})
+	}
+	return out, errors.Join(err, lerr)
 }
 
 // checkForwarding looks at the host's switches for routing.
