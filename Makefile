@@ -78,7 +78,7 @@ conformance: conformance-cri conformance-cri-more conformance-oci conformance-co
 
 .PHONY: test-vm test-vm-short qemu mkfs
 # Pure cgroup v2, AppArmor, every capability: what the machine at hand may lack.
-test-vm: qemu mkfs busybox ## the engine's tests in virtual machines, the result into docs/test-vm.md, those of the network that take SCTP, of the store that take quota
+test-vm: build qemu mkfs busybox ## the engine's tests in virtual machines, the result into docs/test-vm.md, those of the network that take SCTP, those that take quota
 	test/vm/engine
 	test/vm/network
 	test/vm/quota

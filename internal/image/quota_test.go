@@ -4,51 +4,21 @@ import (
 	"errors"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
 
+	"github.com/11f9778f/berth/internal/image/quota/quotatest"
 	"github.com/11f9778f/berth/internal/sys"
 )
 
 // These need a kernel with quota, which build machines may lack: test/vm/quota runs them in a virtual machine.
 
-// quotaFS mounts a new filesystem until the test's end.
-func quotaFS(t *testing.T, kind string, options string) string {
-	t.Helper()
-	needRoot(t)
-	dir := t.TempDir()
-	image, at := filepath.Join(dir, "disk"), filepath.Join(dir, "mount")
-	size, mkfs := int64(64<<20), []string{"mkfs.ext4", "-q", "-O", "project,quota", "-E", "quotatype=prjquota", "-J", "size=4", image}
-	if kind == "xfs" {
-		size, mkfs = 310<<20, []string{"mkfs.xfs", "-q", image} // it makes none below 300 MiB
-	}
-	if _, err := exec.LookPath(mkfs[0]); err != nil {
-		t.Skipf("%v (Debian: e2fsprogs, xfsprogs)", err)
-	}
-	if err := errors.Join(os.Mkdir(at, 0o700), os.WriteFile(image, nil, 0o600), os.Truncate(image, size)); err != nil {
-		t.Fatal(err)
-	}
-	if out, err := exec.Command(mkfs[0], mkfs[1:]...).CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, out)
-	}
-	if out, err := exec.Command("mount", "-o", options, image, at).CombinedOutput(); err != nil {
-		t.Skipf("this kernel can't mount %s with quota: %s", kind, out)
-	}
-	t.Cleanup(func() {
-		if err := syscall.Unmount(at, 0); err != nil {
-			t.Error(err)
-		}
-	})
-	return at
-}
-
 // isFull says that a limit was met: ext4 calls it EDQUOT, XFS ENOSPC.
 func isFull(err error) bool { return errors.Is(err, sys.ErrQuota) || errors.Is(err, sys.ErrNoSpace) }
 
-func TestQuotaExt4(t *testing.T) { testQuota(t, quotaFS(t, "ext4", "loop,prjquota"), false) }
-func TestQuotaXFS(t *testing.T)  { testQuota(t, quotaFS(t, "xfs", "loop,pquota"), true) }
+func TestQuotaExt4(t *testing.T) { testQuota(t, quotatest.Mount(t, "ext4", "loop,prjquota"), false) }
+func TestQuotaXFS(t *testing.T)  { testQuota(t, quotatest.Mount(t, "xfs", "loop,pquota"), true) }
 
 // fill writes into a file until something keeps it from that.
 func fill(path string) error {
@@ -244,7 +214,7 @@ func copyIsLimited(t *testing.T, s *Store, img *Image) {
 
 // Mounted without the option, ext4 counts and does not limit.
 func TestQuotaCountsOnly(t *testing.T) {
-	root := quotaFS(t, "ext4", "loop") + "/berth"
+	root := quotatest.Mount(t, "ext4", "loop") + "/berth"
 	if _, err := Open(Config{Root: root, WritableLimit: Limit{Bytes: 1 << 20}}); !errors.Is(err, ErrNoLimit) {
 		t.Fatalf("%v", err)
 	}

@@ -1,5 +1,5 @@
-// Package quotatest has a filesystem with project quota for tests on machines without one. It counts by walking, and
-// holds nobody to limits.
+// Package quotatest has filesystems with project quota for tests: a made-up one for machines without, which counts by
+// walking and holds nobody to limits, and the kernel's.
 package quotatest
 
 import (
