@@ -84,10 +84,9 @@ func serve(f flags) error {
 	}
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level})).With("group", boot.Group, "pid", os.Getpid())
 	ctx := context.Background()
-	linux := server.NewLinux()
 	s, err := server.New(server.Config{
 		Dir: boot.Dir, Group: boot.Group, Generation: boot.Generation, Namespace: boot.Namespace, EventsAddress: boot.EventsAddress,
-		Managed: boot.Managed, LogRotation: crilog.Rotation{Size: boot.LogSize, Files: boot.LogFiles}, Files: files, Engine: linux, Logger: log,
+		Managed: boot.Managed, LogRotation: crilog.Rotation{Size: boot.LogSize, Files: boot.LogFiles}, Files: files, Engine: server.NewLinux(), Logger: log,
 		Execute: func(binary string, files map[string]*os.File) error {
 			boot.Generation++
 			return launch.Execute(binary, boot, files)
@@ -105,7 +104,6 @@ func serve(f flags) error {
 	if err != nil {
 		return err
 	}
-	go linux.Prepare()
 	s.ReapOrphans(ctx)
 	if !boot.Managed {
 		go sweep(ctx, filepath.Dir(boot.Dir), log)

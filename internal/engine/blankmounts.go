@@ -12,43 +12,53 @@ import (
 	"github.com/11f9778f/berth/internal/engine/stage"
 )
 
-// BlankMounts is a mount namespace with nothing in it but an empty root directory and the host's /dev/null. Containers
-// whose creator has one begin in a copy of that, and not of the host's mounts: of these a full node has four for each pod, and
-// the kernel would copy all of them for each start, and let go of them at its pivot_root. It is made once, at
-// first use, and goes with the process. The nil one makes containers begin in copies of their creator's mounts.
+// BlankMounts is a mount namespace with nothing in it but an empty root directory and the host's /dev/null. Once it is
+// prepared, containers begin in a copy of that, and not of the host's mounts: of these a full node has four for each pod, and
+// the kernel would copy all of them for each start, and let go of them at its pivot_root. It goes with the process.
 type BlankMounts struct {
-	once sync.Once
-	ns   *os.File
-	err  error
+	mu sync.Mutex
+	ns *os.File
 }
 
-// Prepare makes the namespace, so that no container has to wait for it.
+// Prepare makes the namespace, unless it is there, or can't be: in a user namespace, or where the root can't be pivoted. It costs
+// some 100 KiB and a copy of all mounts, so that it pays from the third container on.
 func (b *BlankMounts) Prepare() error {
-	b.once.Do(func() {
-		if b.ns, b.err = newBlankMounts(); b.err != nil {
-			b.err = fmt.Errorf("make an empty mount namespace: %w", b.err)
-		}
-	})
-	return b.err
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.ns != nil {
+		return nil
+	}
+	ns, err := newBlankMounts()
+	if err != nil {
+		return fmt.Errorf("make an empty mount namespace: %w", err)
+	}
+	b.ns = ns
+	return nil
 }
 
-// beginsBlank tells whether the container begins in a copy of o.Blank: it has a new mount namespace, its root is going to be
-// pivoted, and no hook looks for the host's files there. In a user namespace the kernel mounts a proc only where one is seen
-// already (mount_too_revealing).
-func beginsBlank(o CreateOptions) (bool, error) {
+// prepared returns the namespace if there is one.
+func (b *BlankMounts) prepared() *os.File {
+	if b == nil || !b.mu.TryLock() {
+		return nil
+	}
+	defer b.mu.Unlock()
+	return b.ns
+}
+
+// blankFor returns the namespace that the container begins in a copy of, nil if it does not: it has to have a new mount
+// namespace and a root that will be pivoted, and no hooks that look for the host's files there. In a user namespace the kernel mounts a
+// proc only where one is seen already (mount_too_revealing).
+func blankFor(o CreateOptions) *os.File {
 	ns, ok := namespace(o.Spec, specs.MountNamespace)
-	if o.Blank == nil || !ok || ns.Path != "" || o.NoPivot || twoSteps(o.Spec) || createHooks(o.Spec) {
-		return false, nil
+	if !ok || ns.Path != "" || o.NoPivot || twoSteps(o.Spec) || createHooks(o.Spec) {
+		return nil
 	}
-	if err := o.Blank.Prepare(); err != nil {
-		return false, err
-	}
-	return o.Blank.ns != nil, nil
+	return o.Blank.prepared()
 }
 
-// begin takes the child into a copy of the namespace.
-func (b *BlankMounts) begin(p *stage.Program) {
-	p.Do("enter the empty mount namespace", unix.SYS_SETNS, p.File(b.ns), stage.Int(unix.CLONE_NEWNS))
+// beginBlank takes the child into a copy of the namespace.
+func beginBlank(p *stage.Program, blank *os.File) {
+	p.Do("enter the empty mount namespace", unix.SYS_SETNS, p.File(blank), stage.Int(unix.CLONE_NEWNS))
 	p.Do("new mount namespace", unix.SYS_UNSHARE, stage.Int(unix.CLONE_NEWNS))
 }
 

@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
-	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"github.com/11f9778f/berth/internal/engine/caps"
@@ -34,8 +33,8 @@ type Container struct {
 	filter *seccomp.Filter
 	// twoSteps: the child was born twice, so it is in its cgroup and namespaces already (see secondStep).
 	twoSteps bool
-	// blank: its mount namespace begins as a copy of CreateOptions.Blank.
-	blank bool
+	// blank is the mount namespace that its own begins as a copy of, nil for its creator's.
+	blank *os.File
 	// shared: it lives in its creator's mount namespace.
 	shared  bool
 	hooked  bool // a hook was run, so poststop hooks are owed
@@ -102,9 +101,7 @@ func create(ctx context.Context, o CreateOptions) (_ *Container, err error) {
 	if c.shared, err = inCallerMounts(o.Spec); err != nil {
 		return nil, err
 	}
-	if c.blank, err = beginsBlank(o); err != nil {
-		return nil, err
-	}
+	c.blank = blankFor(o)
 	c.state.Chroot = c.shared || o.NoPivot
 	if c.filter, err = o.Specs.filter(o.Spec.Linux.Seccomp); err != nil {
 		return nil, err
@@ -112,6 +109,8 @@ func create(ctx context.Context, o CreateOptions) (_ *Container, err error) {
 	if c.rdt, err = newRDT(o.ID, o.Spec.Linux.IntelRdt); err != nil {
 		return nil, err
 	}
+	root := openAside(ctx, o)
+	defer root.close()
 	end := trace.Start(ctx, "engine.cgroup")
 	if c.scopes == nil { // else there is none without a process
 		if err := group.Create(ctx); err != nil {
@@ -128,23 +127,14 @@ func create(ctx context.Context, o CreateOptions) (_ *Container, err error) {
 	if err := moveDevices(c.state.Pid, o.Spec); err != nil {
 		return nil, err
 	}
-	g, gctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return c.confine(gctx, o) })
-	var root *os.File
-	g.Go(func() error {
-		defer trace.Start(ctx, "engine.rootfs")()
-		var err error
-		root, err = openRootfs(o)
-		return err
-	})
-	err = g.Wait()
-	if root != nil {
-		defer root.Close()
+	if err := c.confine(ctx, o); err != nil {
+		return nil, err
 	}
+	tree, err := root.wait()
 	if err != nil {
 		return nil, err
 	}
-	return c, c.furnish(ctx, o, root)
+	return c, c.furnish(ctx, o, tree)
 }
 
 // confine applies limits: to the cgroup, which the child joins later by itself, and to the child.
@@ -239,8 +229,8 @@ func (c *Container) join(u *setup) error {
 	}
 	u.files = append(u.files, entries...)
 	joinGroup(u.p, entries)
-	if c.blank {
-		u.o.Blank.begin(u.p)
+	if c.blank != nil {
+		beginBlank(u.p, c.blank)
 	}
 	joined, err := c.joinNamespaces(u.p)
 	u.files = append(u.files, joined...)

@@ -60,7 +60,7 @@ type CreateOptions struct {
 	Log *slog.Logger
 	// Specs, which may be nil, is where Spec was loaded with.
 	Specs *SpecCache
-	// Blank, which may be nil, is what a new mount namespace begins with, where that can be.
+	// Blank, which may be nil, is what a new mount namespace begins with once it is prepared, where that can be.
 	Blank *BlankMounts
 }
 

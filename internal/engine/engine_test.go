@@ -66,6 +66,9 @@ var blank BlankMounts
 func options(t testing.TB, args ...string) CreateOptions {
 	t.Helper()
 	needRoot(t)
+	if err := blank.Prepare(); err != nil {
+		t.Fatal(err)
+	}
 	serial++
 	s := DefaultSpec()
 	s.Root.Path = rootfs(t)

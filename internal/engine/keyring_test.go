@@ -47,7 +47,7 @@ func TestSessionKeyring(t *testing.T) {
 			}
 		})
 	}
-	o := options(t, "sh", "-c", "cat /proc/keys")
+	o := options(t, "sh", "-c", show)
 	o.NoKeyring = true
 	o.Spec.Linux.MaskedPaths = nil
 	if out, _ := run(t, o); strings.Contains(out, keyringName(o.ID)) {

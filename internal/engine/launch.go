@@ -78,7 +78,7 @@ func (c *Container) launch(ctx context.Context, o CreateOptions) error {
 			}
 			defer f.Close()
 			joinPID = f
-		case ns.Type == specs.MountNamespace && c.blank: // join takes it there
+		case ns.Type == specs.MountNamespace && c.blank != nil: // join takes it there
 		case ns.Path == "" && ns.Type != specs.CgroupNamespace && !c.twoSteps: // a cgroup namespace must follow the join
 			a.Cloneflags |= cloneFlags[ns.Type]
 		}

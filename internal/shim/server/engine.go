@@ -19,6 +19,8 @@ type Engine interface {
 	Adopt(ctx context.Context, st engine.State, spec *specs.Spec, o engine.AdoptOptions) (Container, error)
 	// Abandon removes the cgroup that a spec's cgroupsPath names, with everything in it.
 	Abandon(ctx context.Context, path string) error
+	// Prepare is called once, when there are some containers: it makes what pays for many.
+	Prepare() error
 	PinNamespaces(ctx context.Context, o engine.PinOptions) error
 	UnpinNamespaces(dir string) error
 }
@@ -62,8 +64,8 @@ func NewLinux() Linux {
 	return Linux{specs: &engine.SpecCache{}, blank: &engine.BlankMounts{}, scopes: &systemd.Lazy{}}
 }
 
-// Prepare makes what all containers need, so that the first one does not wait for it. What fails here fails again, and is told, there.
-func (l Linux) Prepare() { l.blank.Prepare() }
+// Prepare implements Engine.
+func (l Linux) Prepare() error { return l.blank.Prepare() }
 
 // LoadSpec implements Engine.
 func (l Linux) LoadSpec(bundle string) (*specs.Spec, error) { return l.specs.LoadSpec(bundle) }

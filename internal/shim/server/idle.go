@@ -12,6 +12,8 @@ import (
 const (
 	// idleAfter is how long after the last work memory is given back.
 	idleAfter = 3 * time.Second
+	// someContainers are so many that the engine prepares for more.
+	someContainers = 3
 	// fewContainers need no collection before the first rest, which is what the program sets the collector to.
 	fewContainers = 8
 	// gcMany is the collector's percentage for more: the heap begins to be collected at 2 MiB.
@@ -20,9 +22,9 @@ const (
 
 // rest gives memory back to the kernel when the shim has had nothing to do for a while.
 type rest struct {
-	mu    sync.Mutex
-	timer *time.Timer
-	many  bool
+	mu         sync.Mutex
+	timer      *time.Timer
+	some, many bool
 }
 
 func (r *rest) later() {
@@ -35,10 +37,15 @@ func (r *rest) later() {
 	r.timer.Reset(idleAfter)
 }
 
-// keeps sets the collector to the number of containers. It goes up once: an empty shim ends soon.
-func (r *rest) keeps(containers int) {
+// keeps sets the collector to the number of containers, and calls prepare when there are some. It goes up once: an empty shim
+// ends soon.
+func (r *rest) keeps(containers int, prepare func()) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if containers >= someContainers && !r.some {
+		r.some = true
+		go prepare()
+	}
 	if containers > fewContainers && !r.many {
 		r.many = true
 		debug.SetGCPercent(gcMany)
@@ -50,6 +57,12 @@ func (s *Server) idle() {
 	s.mu.Lock()
 	containers := len(s.containers)
 	s.mu.Unlock()
-	s.rest.keeps(containers)
+	s.rest.keeps(containers, s.prepare)
 	s.rest.later()
+}
+
+func (s *Server) prepare() {
+	if err := s.cfg.Engine.Prepare(); err != nil {
+		s.log.Warn("containers start in copies of all the host's mounts", "err", err)
+	}
 }

@@ -81,6 +81,8 @@ func (f *fake) Abandon(_ context.Context, path string) error {
 	return nil
 }
 
+func (f *fake) Prepare() error { return nil }
+
 func (f *fake) PinNamespaces(context.Context, engine.PinOptions) error { return nil }
 func (f *fake) UnpinNamespaces(string) error                           { return nil }
 
