@@ -36,14 +36,9 @@ func (s *Server) listContainerStats(ctx context.Context, f *runtimeapi.Container
 	if err != nil {
 		return nil
 	}
-	all := s.rt.AllContainerStats(ctx, func(c runtime.ContainerStatus) bool {
+	return runtime.AllContainerStats(ctx, s.rt, func(c runtime.ContainerStatus) bool {
 		return (id == "" || c.ID == id) && (sandbox == "" || c.SandboxID == sandbox) && matches(c.Spec.Labels, f.GetLabelSelector())
-	})
-	out := make([]*runtimeapi.ContainerStats, 0, len(all))
-	for _, st := range all {
-		out = append(out, s.containerStats(st))
-	}
-	return out
+	}, s.containerStats)
 }
 
 // PodSandboxStats reads one pod's counters.
@@ -69,69 +64,82 @@ func (s *Server) listSandboxStats(ctx context.Context, f *runtimeapi.PodSandboxS
 	if err != nil {
 		return nil
 	}
-	all := s.rt.AllSandboxStats(ctx, func(sb runtime.SandboxStatus) bool {
+	return runtime.AllSandboxStats(ctx, s.rt, func(sb runtime.SandboxStatus) bool {
 		return (id == "" || sb.ID == id) && matches(sb.Spec.Labels, f.GetLabelSelector())
-	})
-	out := make([]*runtimeapi.PodSandboxStats, 0, len(all))
-	for _, st := range all {
-		out = append(out, s.sandboxStats(st))
-	}
-	return out
+	}, s.sandboxStats)
 }
 
 func number(n uint64) *runtimeapi.UInt64Value { return &runtimeapi.UInt64Value{Value: n} }
 
-func cpuUsage(s runtime.Stats) *runtimeapi.CpuUsage {
-	return &runtimeapi.CpuUsage{
-		Timestamp: s.At.UnixNano(), UsageCoreNanoSeconds: number(s.CPUNanos), UsageNanoCores: number(s.CPURate), Psi: pressure(s.CPUPressure),
-	}
+// usage is what is said of one cgroup, in one piece of memory: a full node's answer has thousands of these messages.
+type usage struct {
+	cpu       runtimeapi.CpuUsage
+	memory    runtimeapi.MemoryUsage
+	swap      runtimeapi.SwapUsage
+	io        runtimeapi.IoUsage
+	pressures [3]runtimeapi.PsiStats
+	lines     [6]runtimeapi.PsiData
+	numbers   [10]runtimeapi.UInt64Value
+	used      int // of numbers
 }
 
-func memoryUsage(s runtime.Stats) *runtimeapi.MemoryUsage {
-	out := &runtimeapi.MemoryUsage{
-		Timestamp: s.At.UnixNano(), WorkingSetBytes: number(s.MemoryWorkingSet), UsageBytes: number(s.MemoryUsage),
-		RssBytes: number(s.MemoryRSS), PageFaults: number(s.PageFaults), MajorPageFaults: number(s.MajorPageFaults),
-		Psi: pressure(s.MemoryPressure),
-	}
+func (u *usage) number(n uint64) *runtimeapi.UInt64Value {
+	u.used++
+	out := &u.numbers[u.used-1]
+	out.Value = n
+	return out
+}
+
+// usageOf makes the messages of s.
+func usageOf(s runtime.Stats) *usage {
+	u, at := new(usage), s.At.UnixNano()
+	u.cpu.Timestamp, u.cpu.UsageCoreNanoSeconds, u.cpu.UsageNanoCores = at, u.number(s.CPUNanos), u.number(s.CPURate)
+	u.cpu.Psi = u.pressure(0, s.CPUPressure)
+
+	m := &u.memory
+	m.Timestamp, m.WorkingSetBytes, m.UsageBytes, m.RssBytes = at, u.number(s.MemoryWorkingSet), u.number(s.MemoryUsage), u.number(s.MemoryRSS)
+	m.PageFaults, m.MajorPageFaults, m.Psi = u.number(s.PageFaults), u.number(s.MajorPageFaults), u.pressure(1, s.MemoryPressure)
 	if s.MemoryLimit > 0 {
-		out.AvailableBytes = number(s.MemoryLimit - min(s.MemoryLimit, s.MemoryWorkingSet))
+		m.AvailableBytes = u.number(s.MemoryLimit - min(s.MemoryLimit, s.MemoryWorkingSet))
 	}
-	return out
-}
 
-func swapUsage(s runtime.Stats) *runtimeapi.SwapUsage {
-	out := &runtimeapi.SwapUsage{Timestamp: s.At.UnixNano(), SwapUsageBytes: number(s.SwapUsage)}
+	u.swap.Timestamp, u.swap.SwapUsageBytes = at, u.number(s.SwapUsage)
 	if s.SwapLimit != nil {
-		out.SwapAvailableBytes = number(*s.SwapLimit - min(*s.SwapLimit, s.SwapUsage))
+		u.swap.SwapAvailableBytes = u.number(*s.SwapLimit - min(*s.SwapLimit, s.SwapUsage))
 	}
-	return out
+	u.io.Timestamp, u.io.Psi = at, u.pressure(2, s.IOPressure)
+	return u
 }
 
-func ioUsage(s runtime.Stats) *runtimeapi.IoUsage {
-	if s.IOPressure == nil {
+// ioUsage is nil where the kernel tells nothing of it.
+func (u *usage) ioUsage() *runtimeapi.IoUsage {
+	if u.io.Psi == nil {
 		return nil
 	}
-	return &runtimeapi.IoUsage{Timestamp: s.At.UnixNano(), Psi: pressure(s.IOPressure)}
+	return &u.io
 }
 
 // pressure is nil where the kernel tells none. The kernel's totals are microseconds, the CRI's nanoseconds.
-func pressure(p *cgroup.Pressure) *runtimeapi.PsiStats {
+func (u *usage) pressure(i int, p *cgroup.Pressure) *runtimeapi.PsiStats {
 	if p == nil {
 		return nil
 	}
-	line := func(l cgroup.PressureLine) *runtimeapi.PsiData {
-		return &runtimeapi.PsiData{Total: l.Total * 1000, Avg10: l.Avg10, Avg60: l.Avg60, Avg300: l.Avg300}
+	line := func(to *runtimeapi.PsiData, l cgroup.PressureLine) *runtimeapi.PsiData {
+		to.Total, to.Avg10, to.Avg60, to.Avg300 = l.Total*1000, l.Avg10, l.Avg60, l.Avg300
+		return to
 	}
-	return &runtimeapi.PsiStats{Full: line(p.Full), Some: line(p.Some)}
+	out := &u.pressures[i]
+	out.Full, out.Some = line(&u.lines[2*i], p.Full), line(&u.lines[2*i+1], p.Some)
+	return out
 }
 
 func (s *Server) containerStats(st runtime.ContainerStats) *runtimeapi.ContainerStats {
-	c := st.Container
+	c, u := st.Container, usageOf(st.Cgroup)
 	out := &runtimeapi.ContainerStats{
 		Attributes: &runtimeapi.ContainerAttributes{
 			Id: c.ID, Metadata: containerMetadata(c), Labels: c.Spec.Labels, Annotations: c.Spec.Annotations,
 		},
-		Cpu: cpuUsage(st.Cgroup), Memory: memoryUsage(st.Cgroup), Swap: swapUsage(st.Cgroup), Io: ioUsage(st.Cgroup),
+		Cpu: &u.cpu, Memory: &u.memory, Swap: &u.swap, Io: u.ioUsage(),
 	}
 	if !st.Disk.At.IsZero() {
 		out.WritableLayer = &runtimeapi.FilesystemUsage{
@@ -143,13 +151,13 @@ func (s *Server) containerStats(st runtime.ContainerStats) *runtimeapi.Container
 }
 
 func (s *Server) sandboxStats(st runtime.SandboxStats) *runtimeapi.PodSandboxStats {
-	sb := st.Sandbox
+	sb, u := st.Sandbox, usageOf(st.Cgroup)
 	out := &runtimeapi.PodSandboxStats{
 		Attributes: &runtimeapi.PodSandboxAttributes{
 			Id: sb.ID, Metadata: sandboxMetadata(sb), Labels: sb.Spec.Labels, Annotations: sb.Spec.Annotations,
 		},
 		Linux: &runtimeapi.LinuxPodSandboxStats{
-			Cpu: cpuUsage(st.Cgroup), Memory: memoryUsage(st.Cgroup), Io: ioUsage(st.Cgroup),
+			Cpu: &u.cpu, Memory: &u.memory, Io: u.ioUsage(),
 			Network: networkUsage(st),
 			Process: &runtimeapi.ProcessUsage{Timestamp: st.Cgroup.At.UnixNano(), ProcessCount: number(st.Cgroup.Pids)},
 		},

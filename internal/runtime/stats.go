@@ -5,7 +5,6 @@ import (
 	"errors"
 	"io/fs"
 	goruntime "runtime"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -50,9 +49,9 @@ func (r *Runtime) ContainerStats(ctx context.Context, id string) (ContainerStats
 	return r.statsOf(ctx, c)
 }
 
-// AllContainerStats reads the counters of the running containers that pick chooses, in parallel. What
-// ends meanwhile is left out.
-func (r *Runtime) AllContainerStats(ctx context.Context, pick func(ContainerStatus) bool) []ContainerStats {
+// AllContainerStats reads the counters of the running containers that pick chooses, in parallel, and returns what convert,
+// which is called from several goroutines, makes of them. What ends meanwhile is left out.
+func AllContainerStats[T any](ctx context.Context, r *Runtime, pick func(ContainerStatus) bool, convert func(ContainerStats) T) []T {
 	var which []*container
 	for _, st := range r.Containers("") {
 		if c := r.container(st.ID); c != nil && st.State == ContainerRunning && pick(st) {
@@ -61,7 +60,13 @@ func (r *Runtime) AllContainerStats(ctx context.Context, pick func(ContainerStat
 	}
 	ctx, cancel := context.WithTimeout(ctx, firstMeasure)
 	defer cancel()
-	return inParallel(which, func(c *container) (ContainerStats, error) { return r.statsOf(ctx, c) })
+	return inParallel(which, func(c *container) (out T, err error) {
+		s, err := r.statsOf(ctx, c)
+		if err == nil {
+			out = convert(s)
+		}
+		return out, err
+	})
 }
 
 // inParallel calls f for each object, on as many goroutines as there are processors, and returns the
@@ -115,16 +120,12 @@ func (r *Runtime) SandboxStats(ctx context.Context, id string) (SandboxStats, er
 	}
 	ctx, cancel := context.WithTimeout(ctx, firstMeasure)
 	defer cancel()
-	s, err := r.sandboxStatsOf(ctx, r.sandbox(id))
-	if err != nil {
-		return s, err
-	}
-	return r.withNetwork(ctx, s, nil)
+	return r.sandboxStatsOf(ctx, r.sandbox(id), func() map[string]InterfaceUsage { return nil })
 }
 
-// AllSandboxStats reads the counters of the ready sandboxes that pick chooses, in parallel. What ends
-// meanwhile is left out.
-func (r *Runtime) AllSandboxStats(ctx context.Context, pick func(SandboxStatus) bool) []SandboxStats {
+// AllSandboxStats reads the counters of the ready sandboxes that pick chooses, in parallel, and returns what convert, which is
+// called from several goroutines, makes of them. What ends meanwhile is left out.
+func AllSandboxStats[T any](ctx context.Context, r *Runtime, pick func(SandboxStatus) bool, convert func(SandboxStats) T) []T {
 	var which []*sandbox
 	for _, st := range r.Sandboxes() {
 		if sb := r.sandbox(st.ID); sb != nil && st.State == SandboxReady && pick(st) {
@@ -133,11 +134,14 @@ func (r *Runtime) AllSandboxStats(ctx context.Context, pick func(SandboxStatus) 
 	}
 	ctx, cancel := context.WithTimeout(ctx, firstMeasure)
 	defer cancel()
-	network := make(chan map[string]InterfaceUsage, 1)
-	go func() { network <- r.networkUsage(ctx) }()
-	all := inParallel(which, func(sb *sandbox) (SandboxStats, error) { return r.sandboxStatsOf(ctx, sb) })
-	known := <-network
-	return inParallel(all, func(s SandboxStats) (SandboxStats, error) { return r.withNetwork(ctx, s, known) })
+	network := sync.OnceValue(func() map[string]InterfaceUsage { return r.networkUsage(ctx) })
+	return inParallel(which, func(sb *sandbox) (out T, err error) {
+		s, err := r.sandboxStatsOf(ctx, sb, network)
+		if err == nil {
+			out = convert(s)
+		}
+		return out, err
+	})
 }
 
 // networkUsage is what the network tells of all pods at once, if it does.
@@ -149,8 +153,9 @@ func (r *Runtime) networkUsage(ctx context.Context) map[string]InterfaceUsage {
 	return all
 }
 
-// sandboxStatsOf reads one pod's counters but those of its network.
-func (r *Runtime) sandboxStatsOf(ctx context.Context, sb *sandbox) (SandboxStats, error) {
+// sandboxStatsOf reads one pod's counters; network has those of interfaces that are known already. A container that can
+// make interfaces may have others, so its pod's are looked at.
+func (r *Runtime) sandboxStatsOf(ctx context.Context, sb *sandbox, network func() map[string]InterfaceUsage) (SandboxStats, error) {
 	st := sb.get()
 	out := SandboxStats{Sandbox: st, Cgroup: Stats{At: time.Now()}}
 	if st.State != SandboxReady {
@@ -160,32 +165,25 @@ func (r *Runtime) sandboxStatsOf(ctx context.Context, sb *sandbox) (SandboxStats
 	if out.Cgroup, err = sb.gauge.read(r.gauges, st.CgroupPath, true, st.CreatedAt); err != nil {
 		return out, err
 	}
+	pid, known := 0, true
 	for _, c := range sb.children() {
-		if s, err := r.statsOf(ctx, c); err == nil && s.Container.State == ContainerRunning {
-			out.Containers = append(out.Containers, s)
+		s, err := r.statsOf(ctx, c)
+		known = known && !s.Container.Spec.Security.administersNetwork()
+		if err != nil || s.Container.State != ContainerRunning {
+			continue
 		}
+		pid = s.Container.Pid
+		out.Containers = append(out.Containers, s)
 	}
-	return out, nil
-}
-
-// withNetwork adds the counters of a pod's interfaces; known has those that the network has told. A container that can
-// make interfaces may have others, so its pod's are looked at.
-func (r *Runtime) withNetwork(ctx context.Context, s SandboxStats, known map[string]InterfaceUsage) (_ SandboxStats, err error) {
-	sb := r.sandbox(s.Sandbox.ID)
-	if sb == nil || s.Sandbox.State != SandboxReady || s.Sandbox.NetNS == "" {
-		return s, nil
+	if st.NetNS == "" {
+		return out, nil
 	}
-	administered := slices.ContainsFunc(sb.children(), func(c *container) bool { return c.get().Spec.Security.administersNetwork() })
-	if one, ok := known[sb.id]; ok && !administered {
-		s.Network = []InterfaceUsage{one}
-		return s, nil
+	if one, ok := network()[sb.id]; ok && known {
+		out.Network = []InterfaceUsage{one}
+		return out, nil
 	}
-	pid := 0
-	if n := len(s.Containers); n > 0 {
-		pid = s.Containers[n-1].Container.Pid
-	}
-	s.Network, err = r.cfg.Kernel.NetworkUsage(ctx, pid, s.Sandbox.NetNS)
-	return s, err
+	out.Network, err = r.cfg.Kernel.NetworkUsage(ctx, pid, st.NetNS)
+	return out, err
 }
 
 // ContainerCounters is everything that the kernel counts for a container.

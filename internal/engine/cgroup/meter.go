@@ -249,19 +249,19 @@ func atMost(n uint64) uint64 {
 // each calls f with every line of a key and a number.
 func each(text []byte, f func(key []byte, n uint64)) {
 	for len(text) > 0 {
-		var line []byte
-		line, text, _ = bytes.Cut(text, []byte{'\n'})
-		key, value, ok := bytes.Cut(line, []byte{' '})
-		if !ok {
+		line, rest, _ := bytes.Cut(text, []byte{'\n'})
+		text = rest
+		space := bytes.IndexByte(line, ' ')
+		if space < 0 {
 			continue
 		}
 		var n uint64
-		for _, c := range value {
+		for _, c := range line[space+1:] {
 			if c < '0' || c > '9' {
 				break
 			}
 			n = n*10 + uint64(c-'0')
 		}
-		f(key, n)
+		f(line[:space], n)
 	}
 }

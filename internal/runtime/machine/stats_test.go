@@ -50,7 +50,7 @@ func TestStats(t *testing.T) {
 		t.Error("the kernel tells pressures, and the statistics don't")
 	}
 	d.checkSandboxStats(t, ctx, sb, c)
-	if all := d.rt.AllContainerStats(ctx, func(runtime.ContainerStatus) bool { return true }); len(all) != 1 || all[0].Container.ID != c {
+	if all := d.allContainerStats(ctx); len(all) != 1 || all[0].Container.ID != c {
 		t.Errorf("statistics of all running containers: %+v", all)
 	}
 	if s, err := d.rt.ContainerStats(ctx, gone); err != nil || s.Cgroup.CPUNanos != 0 {
@@ -85,7 +85,7 @@ func (d *daemon) checkSandboxStats(t *testing.T, ctx context.Context, sb, c stri
 	}
 	// The network tells of all pods at once what the pod itself says.
 	one, err := d.rt.SandboxStats(ctx, sb)
-	all := d.rt.AllSandboxStats(ctx, func(runtime.SandboxStatus) bool { return true })
+	all := d.allSandboxStats(ctx)
 	if err != nil || len(all) != 1 || len(all[0].Network) != 1 || all[0].Network[0].Name != "eth0" ||
 		all[0].Network[0].TxPackets < one.Network[0].TxPackets || all[0].Network[0].RxPackets < one.Network[0].RxPackets {
 		t.Errorf("of all pods: %+v, of the one: %+v, %v", all, one.Network, err)
@@ -108,6 +108,16 @@ func (d *daemon) checkSandboxStats(t *testing.T, ctx context.Context, sb, c stri
 	}
 }
 
+func (d *daemon) allContainerStats(ctx context.Context) []runtime.ContainerStats {
+	return runtime.AllContainerStats(ctx, d.rt, func(runtime.ContainerStatus) bool { return true },
+		func(s runtime.ContainerStats) runtime.ContainerStats { return s })
+}
+
+func (d *daemon) allSandboxStats(ctx context.Context) []runtime.SandboxStats {
+	return runtime.AllSandboxStats(ctx, d.rt, func(runtime.SandboxStatus) bool { return true },
+		func(s runtime.SandboxStats) runtime.SandboxStats { return s })
+}
+
 // kernel is what the daemon's runtime asks.
 func (d *daemon) kernel() runtime.Kernel { return machine.Kernel{} }
 
@@ -128,14 +138,14 @@ func BenchmarkStats(b *testing.B) {
 	}
 	b.Run("containers", func(b *testing.B) {
 		for b.Loop() {
-			if n := len(d.rt.AllContainerStats(ctx, func(runtime.ContainerStatus) bool { return true })); n != 50 {
+			if n := len(d.allContainerStats(ctx)); n != 50 {
 				b.Fatal(n)
 			}
 		}
 	})
 	b.Run("pods", func(b *testing.B) {
 		for b.Loop() {
-			if n := len(d.rt.AllSandboxStats(ctx, func(runtime.SandboxStatus) bool { return true })); n != 50 {
+			if n := len(d.allSandboxStats(ctx)); n != 50 {
 				b.Fatal(n)
 			}
 		}
