@@ -50,7 +50,7 @@ func (s *Store) dropBlanks() {
 	s.blanks = nil
 	s.mu.Unlock()
 	for _, name := range blanks {
-		project := s.project(s.snapshot(name))
+		project := s.leave(s.snapshot(name))
 		if err := os.RemoveAll(s.snapshot(name)); err != nil {
 			s.log.Warn("a blank snapshot stays until the next start", "name", name, "err", err)
 		} else if project != 0 {

@@ -96,6 +96,18 @@ func (c *core) project(path string) uint32 {
 	return id
 }
 
+// leave prepares the snapshot at path for its deletion, after which its project, if it has one, is to be released.
+func (s *Store) leave(path string) uint32 {
+	id := s.project(path)
+	if id == 0 {
+		return 0
+	}
+	if err := s.quota.Lift(id); err != nil {
+		s.log.Warn("the limit of a container that is gone could not be taken away yet", "err", err)
+	}
+	return id
+}
+
 // counts says whether what is written into the snapshot at path is counted, as far as the filesystem can do that. It is not
 // in one of a time without quota, nor where the container has given its root directory to another project: root may, if it
 // has no user namespace.

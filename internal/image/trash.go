@@ -128,7 +128,7 @@ func (s *Store) emptyDir(path string) error {
 		}
 		project := uint32(0)
 		if path == s.snapTrash {
-			project = s.project(item)
+			project = s.leave(item)
 		}
 		if err := dir.RemoveAll(s.life, n); err != nil {
 			errs = append(errs, fmt.Errorf("delete %s: %w", item, err))

@@ -159,6 +159,21 @@ func (b *Book) Usage(id uint32) (sys.ProjectQuota, error) {
 	return q, nil
 }
 
+// Lift takes the limit of an id away, whose folder is about to be deleted: afterwards the id may be somebody else's.
+func (b *Book) Lift(id uint32) error {
+	b.mu.Lock()
+	shared := b.used[id] > 1
+	b.mu.Unlock()
+	if shared {
+		return nil
+	}
+	q, err := b.Usage(id)
+	if err != nil || q.MaxBytes == 0 && q.MaxInodes == 0 {
+		return err
+	}
+	return b.Limit(id, Limit{})
+}
+
 // Release says that a folder with that id is gone. The id is used again when the kernel counts nothing for it.
 func (b *Book) Release(id uint32) {
 	b.mu.Lock()
@@ -179,7 +194,8 @@ func (b *Book) settle() {
 	b.leaving = nil
 	b.mu.Unlock()
 	for _, id := range waiting {
-		gone := b.cleared(id)
+		q, err := b.disk.Quota(id)
+		gone := err == nil && q.Inodes == 0 && q.Bytes == 0
 		b.mu.Lock()
 		if gone {
 			delete(b.used, id)
@@ -189,15 +205,6 @@ func (b *Book) settle() {
 		}
 		b.mu.Unlock()
 	}
-}
-
-// cleared says whether nothing is counted for an id, and takes its limit away then.
-func (b *Book) cleared(id uint32) bool {
-	q, err := b.disk.Quota(id)
-	if err != nil || q.Inodes > 0 || q.Bytes > 0 {
-		return false
-	}
-	return q.MaxBytes == 0 && q.MaxInodes == 0 || b.disk.SetLimit(id, Limit{}) == nil
 }
 
 // Stray returns the ids that have a limit and no files, and that no folder has which this book knows: a crash has left

@@ -51,7 +51,7 @@ func TestIDsAreUsedAgain(t *testing.T) {
 	if q, err := b.Usage(one); err != nil || q.Inodes != 1 || q.MaxBytes != 1<<20 {
 		t.Fatalf("%+v, %v", q, err)
 	}
-	if err := os.Remove(pa); err != nil {
+	if err := errors.Join(b.Lift(one), os.Remove(pa)); err != nil {
 		t.Fatal(err)
 	}
 	disk.Hold[one] = 1 // a deleted file that is open
@@ -108,10 +108,14 @@ func TestSharedID(t *testing.T) {
 	pa, pb := mkdir("a"), mkdir("b")
 	id := give(t, quota.New(disk, true), pa)
 	b := quota.New(disk, true)
-	if err := errors.Join(disk.SetProject(pb, id), b.Learn(pa), b.Learn(pb), os.Remove(pa)); err != nil {
+	limit := quota.Limit{Bytes: 1 << 20}
+	if err := errors.Join(disk.SetProject(pb, id), b.Learn(pa), b.Learn(pb), b.Limit(id, limit), b.Lift(id), os.Remove(pa)); err != nil {
 		t.Fatal(err)
 	}
 	b.Release(id)
+	if q, err := b.Usage(id); err != nil || q.MaxBytes != limit.Bytes {
+		t.Errorf("the folder that is left has no limit: %+v, %v", q, err)
+	}
 	if got := give(t, b, mkdir("c")); got == id {
 		t.Error("an id is given again that a folder has")
 	}
