@@ -77,6 +77,7 @@ func (s *Store) enqueue(key string) {
 
 // measurer measures what is queued, one after the other, and ends when nothing is.
 func (s *Store) measurer() {
+	var worked time.Duration // since the last rest
 	for {
 		s.mu.Lock()
 		if len(s.unmeasured) == 0 || s.life.Err() != nil {
@@ -93,15 +94,16 @@ func (s *Store) measurer() {
 		}
 		began := time.Now()
 		u, err := s.Usage(s.life, key)
-		took := time.Since(began)
+		worked += time.Since(began)
 		s.measuredNow(&sn.measure, u, err)
-		if took < time.Millisecond {
-			continue // many small ones need no rest
+		if worked < time.Millisecond {
+			continue // small ones share a rest
 		}
 		select {
-		case <-time.After(measureRest * took):
+		case <-time.After(measureRest * worked):
 		case <-s.life.Done():
 		}
+		worked = 0
 	}
 }
 
