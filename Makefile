@@ -78,9 +78,10 @@ conformance: conformance-cri conformance-cri-more conformance-oci conformance-co
 
 .PHONY: test-vm test-vm-short qemu mkfs
 # Pure cgroup v2, AppArmor, every capability: what the machine at hand may lack.
-test-vm: build qemu mkfs busybox ## the engine's tests in virtual machines, the result into docs/test-vm.md, those of the network that take SCTP, those that take quota
+test-vm: build qemu mkfs busybox criu ## the engine's tests in virtual machines, the result into docs/test-vm.md, checkpoints, those of the network that take SCTP, those that take quota
 	test/vm/engine
 	test/vm/network
+	test/vm/checkpoint
 	test/vm/quota
 
 test-vm-short: qemu mkfs busybox ## the part of test-vm that make test runs; says why if there is no QEMU

@@ -64,6 +64,7 @@ func TestCheckpointRestore(t *testing.T) {
 		t.Fatal(err)
 	}
 	counts(count())
+	b.until(again, "running") // it counts before the command has written that down
 	b.steps(again, []step{{"kill ID KILL", 0, ""}})
 	if err := cmd.Wait(); cmd.ProcessState.ExitCode() != 137 {
 		t.Errorf("restore in the foreground: %v", err)
