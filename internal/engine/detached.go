@@ -76,6 +76,11 @@ func bindMapped(source string, o mountOptions, idmap *os.File) (*os.File, error)
 	if err != nil {
 		return nil, err
 	}
+	return asBind(tree, source, o, idmap)
+}
+
+// asBind gives a copy of source what the options say. It takes tree over.
+func asBind(tree *os.File, source string, o mountOptions, idmap *os.File) (*os.File, error) {
 	if err := mapOwners(tree, idmap, o.recursive && o.idmap == recursively); err != nil {
 		tree.Close()
 		return nil, fmt.Errorf("%s: %w", source, err)

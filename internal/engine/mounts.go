@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -83,10 +82,7 @@ var labelled = map[string]bool{"tmpfs": true, "mqueue": true, "devpts": true}
 func (u *setup) prepare(m specs.Mount, opts mountOptions, bind bool, earlier []specs.Mount) (*os.File, error) {
 	switch {
 	case bind:
-		source := m.Source
-		if !filepath.IsAbs(source) {
-			source = filepath.Join(u.o.Bundle, source)
-		}
+		source := u.o.bindSource(m)
 		idmap, err := u.mappingOf(m, opts)
 		if err != nil {
 			return nil, err
@@ -94,7 +90,11 @@ func (u *setup) prepare(m specs.Mount, opts mountOptions, bind bool, earlier []s
 		if idmap != nil {
 			defer idmap.Close()
 		}
-		return bindMapped(source, opts, idmap)
+		tree, err := u.sources.clone(source, opts.recursive)
+		if err != nil {
+			return nil, err
+		}
+		return asBind(tree, source, opts, idmap)
 	case opts.copyUp && m.Type == "tmpfs":
 		return u.copiedUp(m, opts, earlier)
 	}

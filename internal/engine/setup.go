@@ -17,6 +17,8 @@ type setup struct {
 	pid   int      // of the child
 	root  *os.File // detached; the child attaches it
 	files []*os.File
+	// sources are those of binds.
+	sources sources
 	// flush lets the child do what has been written so far and begins a new program. fresh: there are
 	// filesystems in it that the child is to make.
 	flush func() error
@@ -26,7 +28,7 @@ type setup struct {
 }
 
 func newSetup(o CreateOptions, s *stage.Stage, root *os.File) (*setup, error) {
-	u := &setup{o: o, p: &stage.Program{}, pid: s.Pid, root: root}
+	u := &setup{o: o, p: &stage.Program{}, pid: s.Pid, root: root, sources: newSources(o)}
 	for _, c := range []*stage.Cell{&u.rootCell, &u.fs, &u.mount, &u.dest, &u.scratch, &u.node} {
 		cell, err := s.NewCell()
 		if err != nil {
@@ -41,6 +43,7 @@ func newSetup(o CreateOptions, s *stage.Stage, root *os.File) (*setup, error) {
 func (u *setup) close() {
 	closeAll(u.files)
 	u.files = nil
+	u.sources.close()
 }
 
 func closeAll(files []*os.File) {

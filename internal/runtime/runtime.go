@@ -138,7 +138,7 @@ func Open(ctx context.Context, cfg Config) (*Runtime, error) {
 		oomAdj: leastOOMScoreAdj(), life: life, end: end,
 		sandboxes: map[string]*sandbox{}, containers: map[string]*container{}, names: map[string]*sandbox{},
 	}
-	r.debts, r.gauges, r.starts = newDebts(r), newGauges(cfg.Kernel), newAdmission()
+	r.debts, r.gauges, r.starts = newDebts(r), newGauges(cfg.Kernel, r.count), newAdmission()
 	if err := os.MkdirAll(cfg.ScratchDir, 0o700); err != nil {
 		end()
 		return nil, fmt.Errorf("make folder for checkpoints: %w", err)
@@ -209,6 +209,13 @@ func (r *Runtime) Sandboxes() []SandboxStatus {
 		}
 	}
 	return out
+}
+
+// count is how many sandboxes and containers there are, in every state.
+func (r *Runtime) count() int64 {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return int64(len(r.sandboxes) + len(r.containers))
 }
 
 // Sandbox returns a sandbox by ID, or errdefs.ErrNotFound.

@@ -265,24 +265,24 @@ const (
 // gauges bounds the descriptors that meters hold between two readings.
 type gauges struct {
 	kernel Kernel
-	most   int64
+	limit  int64        // of descriptors that this process may have
+	pods   func() int64 // how many sandboxes and containers there are
 	open   atomic.Int64
 }
 
-// Of the descriptors that this process may have, everything else than statistics keeps a quarter, or if that is less, as many
-// as a thousand pods need, but never more than three quarters.
-const otherDescriptors = 5000
-
-func newGauges(k Kernel) *gauges {
+func newGauges(k Kernel, pods func() int64) *gauges {
 	var limit syscall.Rlimit
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
 		limit.Cur = 1024
 	}
-	return &gauges{kernel: k, most: mostDescriptors(int64(min(limit.Cur, 1<<20)))}
+	return &gauges{kernel: k, limit: int64(min(limit.Cur, 1<<20)), pods: pods}
 }
 
-func mostDescriptors(limit int64) int64 {
-	return limit - min(max(limit/4, otherDescriptors), limit-limit/4)
+// tooMany tells whether meters hold more than what everything else leaves them: that has a quarter of all descriptors,
+// three for each sandbox and container and some more, but never more than three quarters.
+func (g *gauges) tooMany() bool {
+	open := g.open.Load()
+	return open > g.limit/4 && open > g.limit-max(g.limit/4, 500+3*g.pods())
 }
 
 // gauge reads one cgroup for statistics. It has a meter while somebody asks now and then.
@@ -320,9 +320,10 @@ func (g *gauge) read(all *gauges, path string, pod bool, born time.Time) (Stats,
 	}
 	if fresh {
 		g.files = int64(g.meter.Files())
-		if all.open.Add(g.files) > all.most {
-			g.release() // too many: this one is opened each time
-		}
+		all.open.Add(g.files)
+	}
+	if all.tooMany() {
+		g.release() // this one is opened each time
 	}
 	if g.at.IsZero() {
 		g.at = born
