@@ -75,8 +75,7 @@ func (shimRoom) CreateSandbox(context.Context, runtime.ShimSandbox) (runtime.San
 	return runtime.SandboxPlace{IPC: "/ipc", UTS: "/uts"}, nil
 }
 func (shimRoom) RemoveSandbox(context.Context, string) error                     { return nil }
-func (shimRoom) CreateTask(context.Context, runtime.Task) (int, error)           { return 7, nil }
-func (shimRoom) StartTask(context.Context, string) (int, error)                  { return 7, nil }
+func (shimRoom) RunTask(context.Context, runtime.Task) (int, error)              { return 7, nil }
 func (shimRoom) PauseTask(context.Context, string) error                         { return nil }
 func (shimRoom) ResumeTask(context.Context, string) error                        { return nil }
 func (shimRoom) CheckpointTask(context.Context, string, string, string) error    { return nil }

@@ -367,21 +367,11 @@ func (c *container) launch(ctx context.Context) (pid int, err error) {
 	}
 	args := map[string]string{"sandbox": c.sb.id, "cgroup": st.CgroupPath}
 	err = c.sb.ledger.do(ctx, effect{kind: kindTask, object: c.id, args: args, do: func(ctx context.Context) (err error) {
-		pid, err = shim.CreateTask(ctx, Task{
+		pid, err = shim.RunTask(ctx, Task{
 			ID: c.id, Sandbox: c.sb.id, Bundle: c.r.store.bundle(c.id), Rootfs: c.rootfs,
 			Terminal: st.Spec.TTY, Stdin: st.Spec.Stdin, StdinOnce: st.Spec.StdinOnce, LogPath: st.LogPath,
 			Checkpoint: c.checkpointImages(), CRIU: c.r.cfg.CRIU,
 		})
-		return err
-	}})
-	if err != nil {
-		return 0, err
-	}
-	err = c.sb.ledger.step(ctx, effect{kind: kindStart, object: c.id, do: func(ctx context.Context) error {
-		p, err := shim.StartTask(ctx, c.id)
-		if p != 0 {
-			pid = p
-		}
 		return err
 	}})
 	if err == nil {

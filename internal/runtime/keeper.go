@@ -41,17 +41,7 @@ func (sb *sandbox) startKeeper(ctx context.Context) error {
 	pid := 0
 	args := map[string]string{"sandbox": sb.id, "cgroup": st.containerCgroup(sb.id)}
 	err := sb.ledger.do(ctx, effect{kind: kindTask, object: sb.id, args: args, do: func(ctx context.Context) (err error) {
-		pid, err = shim.CreateTask(ctx, Task{ID: sb.id, Sandbox: sb.id, Bundle: sb.r.store.bundle(sb.id)})
-		return err
-	}})
-	if err != nil {
-		return fmt.Errorf("start the process that keeps the pod: %w", err)
-	}
-	err = sb.ledger.step(ctx, effect{kind: kindStart, object: sb.id, do: func(ctx context.Context) error {
-		p, err := shim.StartTask(ctx, sb.id)
-		if p != 0 {
-			pid = p
-		}
+		pid, err = shim.RunTask(ctx, Task{ID: sb.id, Sandbox: sb.id, Bundle: sb.r.store.bundle(sb.id)})
 		return err
 	}})
 	if err != nil {

@@ -181,7 +181,8 @@ func (sb *sandbox) commit(state SandboxState) error {
 	return nil
 }
 
-// build makes what a sandbox consists of. What does not depend on each other runs at the same time:
+// build makes what a sandbox consists of. What does not depend on each other runs at the same time, what takes longest is begun
+// last, for that is what Go runs first:
 //
 //	netns ──┬── network
 //	        └── shim sandbox
@@ -199,19 +200,17 @@ func (sb *sandbox) build(life context.Context) error {
 		return err
 	}
 	g, ctx := errgroup.WithContext(life)
-	netns := make(chan string, 1)
+	g.Go(func() error { return sb.makePodDir(ctx) })
 	g.Go(func() error {
-		defer close(netns)
-		if spec.Namespaces.Network == NamespaceNode {
-			return nil
+		path := sb.get().CgroupPath
+		args, limits := r.cgroupArgs(path), spec.Resources
+		if args["foreign"] != "" {
+			limits = nil // who made it has set its limits
 		}
-		path, err := sb.makeNetNS(ctx)
-		if err != nil {
-			return err
-		}
-		netns <- path
-		return sb.attach(ctx, path)
+		return sb.ledger.do(ctx, effect{kind: kindCgroup, object: sb.id, args: args,
+			do: func(ctx context.Context) error { return r.cfg.Kernel.CreateCgroup(ctx, path, limits) }})
 	})
+	netns := make(chan string, 1)
 	container := false // the shim wants one that stands for the sandbox
 	g.Go(func() error {
 		shim, err := sb.acquireShim(ctx)
@@ -225,16 +224,19 @@ func (sb *sandbox) build(life context.Context) error {
 		container, err = sb.shimSandbox(ctx, shim, path)
 		return err
 	})
-	g.Go(func() error {
-		path := sb.get().CgroupPath
-		args, limits := r.cgroupArgs(path), spec.Resources
-		if args["foreign"] != "" {
-			limits = nil // who made it has set its limits
-		}
-		return sb.ledger.do(ctx, effect{kind: kindCgroup, object: sb.id, args: args,
-			do: func(ctx context.Context) error { return r.cfg.Kernel.CreateCgroup(ctx, path, limits) }})
-	})
-	g.Go(func() error { return sb.makePodDir(ctx) })
+	if spec.Namespaces.Network == NamespaceNode {
+		close(netns)
+	} else {
+		g.Go(func() error {
+			defer close(netns)
+			path, err := sb.makeNetNS(ctx)
+			if err != nil {
+				return err
+			}
+			netns <- path
+			return sb.attach(ctx, path)
+		})
+	}
 	err := g.Wait()
 	if err == nil {
 		err = sb.nameItself()

@@ -217,8 +217,9 @@ type Shim interface {
 	// RemoveSandbox ends what is left of the sandbox and forgets it. Idempotent.
 	RemoveSandbox(ctx context.Context, id string) error
 
-	CreateTask(ctx context.Context, t Task) (pid int, err error)
-	StartTask(ctx context.Context, id string) (pid int, err error)
+	// RunTask makes a container: when it returns nil, its program has been executed. Of a failed one something may be left,
+	// which DeleteTask takes away.
+	RunTask(ctx context.Context, t Task) (pid int, err error)
 	KillTask(ctx context.Context, id string, signal int) error
 	// DeleteTask kills what is left and forgets the container. Idempotent: nil for an unknown one.
 	DeleteTask(ctx context.Context, id string) error

@@ -37,7 +37,6 @@ const (
 const (
 	kindSandboxRecord   effectKind = "sandbox-record"
 	kindContainerRecord effectKind = "container-record"
-	kindStart           effectKind = "start"
 	kindSignal          effectKind = "signal"
 	kindKill            effectKind = "kill"
 	kindUpdate          effectKind = "update"

@@ -231,7 +231,7 @@ func (f fakeShim) RemoveSandbox(ctx context.Context, id string) error {
 }
 
 // CreateTask makes the process's cgroup as well, as a shim does.
-func (f fakeShim) CreateTask(ctx context.Context, t Task) (int, error) {
+func (f fakeShim) RunTask(ctx context.Context, t Task) (int, error) {
 	s, err := engine.LoadSpec(t.Bundle)
 	if err != nil {
 		return 0, err
@@ -239,14 +239,13 @@ func (f fakeShim) CreateTask(ctx context.Context, t Task) (int, error) {
 	if err := f.w.make(ctx, "cgroup", s.Linux.CgroupsPath, nil); err != nil {
 		return 0, err
 	}
-	return 42, f.w.make(ctx, "task", t.ID, fakeTask{Sandbox: t.Sandbox, Cgroup: s.Linux.CgroupsPath, State: "created"})
-}
-
-func (f fakeShim) StartTask(ctx context.Context, id string) (int, error) {
+	if err := f.w.make(ctx, "task", t.ID, fakeTask{Sandbox: t.Sandbox, Cgroup: s.Linux.CgroupsPath, State: "created"}); err != nil {
+		return 0, err
+	}
 	if err := f.w.touch(ctx, "start"); err != nil {
 		return 0, err
 	}
-	return 42, f.w.change(id, func(t *fakeTask) { t.State = "running" })
+	return 42, f.w.change(t.ID, func(t *fakeTask) { t.State = "running" })
 }
 
 func (w *world) task(id string) (fakeTask, bool) {

@@ -64,8 +64,8 @@ func (f *foreign) RemoveSandbox(ctx context.Context, id string) error {
 	return errors.Join(err, f.own.RemoveSandbox(ctx, id))
 }
 
-// CreateTask makes the FIFOs, and then the container with them.
-func (f *foreign) CreateTask(ctx context.Context, t runtime.Task) (int, error) {
+// RunTask makes the FIFOs, then the container with them, and lets its program begin.
+func (f *foreign) RunTask(ctx context.Context, t runtime.Task) (int, error) {
 	req, err := taskRequest(t, &pb.CreateOptions{SandboxId: t.Sandbox, StdinOnce: t.StdinOnce, Foreign: true})
 	if err != nil {
 		return 0, err
@@ -82,14 +82,14 @@ func (f *foreign) CreateTask(ctx context.Context, t runtime.Task) (int, error) {
 		}
 		return filepath.Join(t.Bundle, name)
 	}
-	resp, err := f.c.Task().Create(ctx, &taskv3.CreateTaskRequest{
+	_, err = f.c.Task().Create(ctx, &taskv3.CreateTaskRequest{
 		ID: t.ID, Bundle: t.Bundle, Rootfs: rootfs, Terminal: t.Terminal, Options: f.c.Options(),
 		Stdin: fifo(req.Stdin, "stdin"), Stdout: fifo(req.Stdout, "stdout"), Stderr: fifo(req.Stderr, "stderr"),
 	})
 	if err != nil {
 		return 0, native(err)
 	}
-	return int(resp.Pid), nil
+	return f.start(ctx, t.ID)
 }
 
 // DeleteTask kills what is left and has both shims forget the container. What a shim that is gone has left its binary

@@ -78,9 +78,10 @@ func (s *shim) RemoveSandbox(ctx context.Context, id string) error {
 	return nil
 }
 
-// CreateTask makes a container that waits for StartTask.
-func (s *shim) CreateTask(ctx context.Context, t runtime.Task) (int, error) {
-	req, err := taskRequest(t, &pb.CreateOptions{SandboxId: t.Sandbox, StdinOnce: t.StdinOnce, Criu: t.CRIU})
+// RunTask makes a container and lets its program begin.
+func (s *shim) RunTask(ctx context.Context, t runtime.Task) (int, error) {
+	atOnce := s.c.StartsAtOnce()
+	req, err := taskRequest(t, &pb.CreateOptions{SandboxId: t.Sandbox, StdinOnce: t.StdinOnce, Criu: t.CRIU, Start: atOnce})
 	if err != nil {
 		return 0, err
 	}
@@ -88,7 +89,10 @@ func (s *shim) CreateTask(ctx context.Context, t runtime.Task) (int, error) {
 	if err != nil {
 		return 0, native(err)
 	}
-	return int(resp.Pid), nil
+	if atOnce {
+		return int(resp.Pid), nil
+	}
+	return s.start(ctx, t.ID)
 }
 
 // taskRequest is the request for a container of Berth's own shim.
@@ -115,8 +119,8 @@ func taskRequest(t runtime.Task, o *pb.CreateOptions) (*taskv3.CreateTaskRequest
 	return req, nil
 }
 
-// StartTask lets the container's program begin.
-func (s *shim) StartTask(ctx context.Context, id string) (int, error) {
+// start lets a container's program begin.
+func (s *shim) start(ctx context.Context, id string) (int, error) {
 	resp, err := s.c.Task().Start(ctx, &taskv3.StartRequest{ID: id})
 	if err != nil {
 		return 0, native(err)

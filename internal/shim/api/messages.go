@@ -19,6 +19,7 @@ type HelloResponse struct {
 	Group         string
 	Generation    uint32
 	StreamAddress string
+	Starts        bool
 }
 
 func (m *HelloResponse) Fields(f *wire.Fields) {
@@ -26,6 +27,7 @@ func (m *HelloResponse) Fields(f *wire.Fields) {
 	f.String(2, &m.Group)
 	f.Uint32(3, &m.Generation)
 	f.String(4, &m.StreamAddress)
+	f.Bool(5, &m.Starts)
 }
 
 type ListRequest struct {
@@ -121,6 +123,7 @@ type CreateOptions struct {
 	StdinOnce bool
 	Foreign   bool
 	Criu      string
+	Start     bool
 }
 
 func (m *CreateOptions) Fields(f *wire.Fields) {
@@ -128,6 +131,7 @@ func (m *CreateOptions) Fields(f *wire.Fields) {
 	f.Bool(2, &m.StdinOnce)
 	f.Bool(3, &m.Foreign)
 	f.String(6, &m.Criu)
+	f.Bool(7, &m.Start)
 }
 
 type CheckpointOptions struct {

@@ -33,6 +33,7 @@ func (s *Shim) hello(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("greet shim: %w", err)
 	}
+	s.starts.Store(r.Starts)
 	if r.Group != s.g.id {
 		return fmt.Errorf("greet shim: it keeps group %q, not %q", r.Group, s.g.id)
 	}

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	sandboxv1 "github.com/containerd/containerd/api/runtime/sandbox/v1"
@@ -30,6 +31,8 @@ type Shim struct {
 	// when it is made.
 	front *ttrpc.Client
 	pipe  net.Conn
+
+	starts atomic.Bool // it knows pb.CreateOptions.Start
 
 	mu      sync.Mutex
 	conn    *ttrpc.Client // nil while there is none
@@ -56,6 +59,9 @@ func (s *Shim) Pid() int {
 	defer s.mu.Unlock()
 	return s.pid
 }
+
+// StartsAtOnce tells whether the shim knows pb.CreateOptions.Start: one of an earlier version does not.
+func (s *Shim) StartsAtOnce() bool { return s.starts.Load() }
 
 // Namespace is where a sandbox's own namespace of a kind ("ipc", "uts") is bound, if it has one.
 func (s *Shim) Namespace(sandbox, kind string) string {

@@ -15,31 +15,31 @@ import (
 
 // parseOptions takes the options of Task.Create into the record: Berth's own, or those of containerd's runc shim, which
 // clients send to any shim that they don't know.
-func parseOptions(a *wire.Any, rec *record) error {
+func parseOptions(a *wire.Any, rec *record) (start bool, err error) {
 	if a == nil || a.TypeURL == "" && len(a.Value) == 0 {
-		return nil
+		return false, nil
 	}
 	switch name := a.Type(); name {
 	case "berth.shim.v1.CreateOptions":
 		var o api.CreateOptions
 		if err := wire.Unmarshal(a.Value, &o); err != nil {
-			return fmt.Errorf("options: %w: %w", err, errdefs.ErrInvalidArgument)
+			return false, fmt.Errorf("options: %w: %w", err, errdefs.ErrInvalidArgument)
 		}
 		rec.SandboxID, rec.Stdio.StdinOnce, rec.Foreign, rec.CRIU = o.SandboxId, o.StdinOnce, o.Foreign, o.Criu
 		if o.Criu != "" && !filepath.IsAbs(o.Criu) {
-			return fmt.Errorf("options: criu %q is no absolute path: %w", o.Criu, errdefs.ErrInvalidArgument)
+			return false, fmt.Errorf("options: criu %q is no absolute path: %w", o.Criu, errdefs.ErrInvalidArgument)
 		}
-		return nil
+		return o.Start, nil
 	case "containerd.runc.v1.Options":
 		var o containerd.RuncOptions
 		if err := wire.Unmarshal(a.Value, &o); err != nil {
-			return fmt.Errorf("options: %w: %w", err, errdefs.ErrInvalidArgument)
+			return false, fmt.Errorf("options: %w: %w", err, errdefs.ErrInvalidArgument)
 		}
-		return runcOptions(&o, rec)
+		return false, runcOptions(&o, rec)
 	case "runtimeoptions.v1.Options":
-		return genericOptions(a.Value, rec)
+		return false, genericOptions(a.Value, rec)
 	default:
-		return fmt.Errorf("options: this shim knows no %q: %w", name, errdefs.ErrInvalidArgument)
+		return false, fmt.Errorf("options: this shim knows no %q: %w", name, errdefs.ErrInvalidArgument)
 	}
 }
 

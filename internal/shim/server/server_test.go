@@ -16,11 +16,13 @@ import (
 	sandboxv1 "github.com/containerd/containerd/api/runtime/sandbox/v1"
 	taskv3 "github.com/containerd/containerd/api/runtime/task/v3"
 	eventsv1 "github.com/containerd/containerd/api/services/ttrpc/events/v1"
+	tasktypes "github.com/containerd/containerd/api/types/task"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/containerd/ttrpc"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/emptypb"
 
 	"github.com/11f9778f/berth/internal/engine"
@@ -99,7 +101,13 @@ type fakeContainer struct {
 	started bool
 }
 
-func (c *fakeContainer) Start(context.Context) error { c.started = true; return nil }
+func (c *fakeContainer) Start(context.Context) error {
+	if c.id == "unstartable" {
+		return errors.New("no such program")
+	}
+	c.started = true
+	return nil
+}
 func (c *fakeContainer) Restore(context.Context, engine.RestoreOptions) (Container, error) {
 	return c, nil
 }
@@ -201,6 +209,32 @@ func (r *rig) run(id string) {
 	}
 	if _, err := r.task.Start(r.ctx, &taskv3.StartRequest{ID: id}); err != nil {
 		r.t.Fatal(err)
+	}
+}
+
+// A Create that starts answers for a program that runs, and leaves nothing of one that does not.
+func TestCreateStarts(t *testing.T) {
+	r := newRig(t, t.TempDir(), true)
+	if hello, err := r.shim.Hello(r.ctx, &pb.HelloRequest{}); err != nil || !hello.Starts {
+		t.Errorf("hello %v, %v", hello, err)
+	}
+	opts, err := anypb.New(&pb.CreateOptions{Start: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := r.task.Create(r.ctx, &taskv3.CreateTaskRequest{ID: "c1", Bundle: "/bundles/c1", Options: opts})
+	if err != nil || resp.Pid != 1000 {
+		t.Fatalf("%v, %v", resp, err)
+	}
+	if st, err := r.task.State(r.ctx, &taskv3.StateRequest{ID: "c1"}); err != nil || st.Status != tasktypes.Status_RUNNING {
+		t.Errorf("it is %v, %v", st, err)
+	}
+	_, err = r.task.Create(r.ctx, &taskv3.CreateTaskRequest{ID: "unstartable", Bundle: "/bundles/unstartable", Options: opts})
+	if err == nil || !strings.Contains(err.Error(), "no such program") {
+		t.Errorf("one that does not start: %v", err)
+	}
+	if _, err := r.task.State(r.ctx, &taskv3.StateRequest{ID: "unstartable"}); !errdefs.IsNotFound(errgrpc.ToNative(err)) {
+		t.Errorf("of it is left: %v", err)
 	}
 }
 

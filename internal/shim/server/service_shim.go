@@ -32,6 +32,7 @@ func (v shimService) Hello(ctx context.Context, r *api.HelloRequest) (*api.Hello
 	v.s.events.listen(r.EventsAddress)
 	return &api.HelloResponse{
 		Pid: uint32(os.Getpid()), Group: v.s.cfg.Group, Generation: v.s.cfg.Generation, StreamAddress: v.s.streams.address,
+		Starts: true,
 	}, nil
 }
 

@@ -35,7 +35,8 @@ func (v taskService) Create(ctx context.Context, r *containerd.CreateTaskRequest
 	if err := rec.Stdio.check(true); err != nil {
 		return nil, fmt.Errorf("create container %s: %w", r.ID, err)
 	}
-	if err := parseOptions(r.Options, &rec); err != nil {
+	start, err := parseOptions(r.Options, &rec)
+	if err != nil {
 		return nil, fmt.Errorf("create container %s: %w", r.ID, err)
 	}
 	var rootfs []engine.Mount
@@ -46,12 +47,16 @@ func (v taskService) Create(ctx context.Context, r *containerd.CreateTaskRequest
 	if err != nil {
 		return nil, err
 	}
-	pid := uint32(t.main.p.Pid())
 	v.s.tell(&containerd.TaskCreate{
-		ContainerID: r.ID, Bundle: r.Bundle, Rootfs: r.Rootfs, Pid: pid,
+		ContainerID: r.ID, Bundle: r.Bundle, Rootfs: r.Rootfs, Pid: uint32(t.main.p.Pid()),
 		IO: &containerd.TaskIO{Stdin: r.Stdin, Stdout: r.Stdout, Stderr: r.Stderr, Terminal: r.Terminal},
 	})
-	return &containerd.CreateTaskResponse{Pid: pid}, nil
+	if start {
+		if err := t.startOrDelete(ctx); err != nil {
+			return nil, err
+		}
+	}
+	return &containerd.CreateTaskResponse{Pid: uint32(t.main.p.Pid())}, nil
 }
 
 // Start lets a created container, or a process that Exec prepared, run.

@@ -122,7 +122,7 @@ func TestOptions(t *testing.T) {
 		if c.in != nil {
 			in = &wire.Any{TypeURL: c.in.TypeUrl, Value: c.in.Value}
 		}
-		err := parseOptions(in, &rec)
+		_, err := parseOptions(in, &rec)
 		if c.bad == "" && err != nil || c.bad != "" && (!errors.Is(err, errdefs.ErrInvalidArgument) || !strings.Contains(err.Error(), c.bad)) {
 			t.Errorf("%s: %v", c.name, err)
 		}
@@ -267,6 +267,6 @@ func FuzzOptions(f *testing.F) {
 	f.Add("runtimeoptions.v1.Options", []byte{0x1a, 3, 'a', '=', 'b'})
 	f.Fuzz(func(t *testing.T, url string, value []byte) {
 		var rec record
-		_ = parseOptions(&wire.Any{TypeURL: url, Value: value}, &rec)
+		_, _ = parseOptions(&wire.Any{TypeURL: url, Value: value}, &rec)
 	})
 }

@@ -243,6 +243,19 @@ func (t *task) start(ctx context.Context) error {
 	return t.save()
 }
 
+// startOrDelete is start, after which nothing is left of a container that did not start.
+func (t *task) startOrDelete(ctx context.Context) error {
+	err := t.start(ctx)
+	t.s.idle()
+	if err == nil {
+		return nil
+	}
+	if _, derr := t.delete(context.WithoutCancel(ctx)); derr != nil {
+		t.s.log.Warn("a container that did not start is left to whoever deletes it", "container", t.rec.ID, "err", derr)
+	}
+	return err
+}
+
 // await lets watch be called when the main process has ended. Until then it costs no goroutine.
 func (t *task) await() {
 	if fd := t.first().PidFD(); fd != nil {

@@ -144,6 +144,8 @@ type HelloResponse struct {
 	Generation uint32 `protobuf:"varint,3,opt,name=generation,proto3" json:"generation,omitempty"`
 	// stream_address is the path of the stream socket.
 	StreamAddress string `protobuf:"bytes,4,opt,name=stream_address,json=streamAddress,proto3" json:"stream_address,omitempty"`
+	// starts tells that this shim knows CreateOptions.start.
+	Starts        bool `protobuf:"varint,5,opt,name=starts,proto3" json:"starts,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -204,6 +206,13 @@ func (x *HelloResponse) GetStreamAddress() string {
 		return x.StreamAddress
 	}
 	return ""
+}
+
+func (x *HelloResponse) GetStarts() bool {
+	if x != nil {
+		return x.Starts
+	}
+	return false
 }
 
 type ListRequest struct {
@@ -644,7 +653,9 @@ type CreateOptions struct {
 	Foreign bool `protobuf:"varint,3,opt,name=foreign,proto3" json:"foreign,omitempty"`
 	// criu is the absolute path of the CRIU that Start restores the request's checkpoint with; "" is the one in the
 	// shim's PATH.
-	Criu          string `protobuf:"bytes,6,opt,name=criu,proto3" json:"criu,omitempty"`
+	Criu string `protobuf:"bytes,6,opt,name=criu,proto3" json:"criu,omitempty"`
+	// start lets the container's program begin at once, as Task.Start does. Where that fails nothing is left.
+	Start         bool `protobuf:"varint,7,opt,name=start,proto3" json:"start,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -705,6 +716,13 @@ func (x *CreateOptions) GetCriu() string {
 		return x.Criu
 	}
 	return ""
+}
+
+func (x *CreateOptions) GetStart() bool {
+	if x != nil {
+		return x.Start
+	}
+	return false
 }
 
 // CheckpointOptions may be given as the options of Task.Checkpoint, which leaves CRIU's images of a running
@@ -1808,14 +1826,15 @@ const file_shim_proto_rawDesc = "" +
 	"\n" +
 	"shim.proto\x12\rberth.shim.v1\x1a\x1bgoogle/protobuf/empty.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"5\n" +
 	"\fHelloRequest\x12%\n" +
-	"\x0eevents_address\x18\x01 \x01(\tR\reventsAddress\"~\n" +
+	"\x0eevents_address\x18\x01 \x01(\tR\reventsAddress\"\x96\x01\n" +
 	"\rHelloResponse\x12\x10\n" +
 	"\x03pid\x18\x01 \x01(\rR\x03pid\x12\x14\n" +
 	"\x05group\x18\x02 \x01(\tR\x05group\x12\x1e\n" +
 	"\n" +
 	"generation\x18\x03 \x01(\rR\n" +
 	"generation\x12%\n" +
-	"\x0estream_address\x18\x04 \x01(\tR\rstreamAddress\".\n" +
+	"\x0estream_address\x18\x04 \x01(\tR\rstreamAddress\x12\x16\n" +
+	"\x06starts\x18\x05 \x01(\bR\x06starts\".\n" +
 	"\vListRequest\x12\x1f\n" +
 	"\vsandbox_ids\x18\x01 \x03(\tR\n" +
 	"sandboxIds\"~\n" +
@@ -1860,14 +1879,15 @@ const file_shim_proto_rawDesc = "" +
 	"started_at\x18\n" +
 	" \x01(\v2\x1a.google.protobuf.TimestampR\tstartedAt\x12\x18\n" +
 	"\aadopted\x18\v \x01(\bR\aadopted\x12\x16\n" +
-	"\x06cgroup\x18\f \x01(\tR\x06cgroup\"{\n" +
+	"\x06cgroup\x18\f \x01(\tR\x06cgroup\"\x91\x01\n" +
 	"\rCreateOptions\x12\x1d\n" +
 	"\n" +
 	"sandbox_id\x18\x01 \x01(\tR\tsandboxId\x12\x1d\n" +
 	"\n" +
 	"stdin_once\x18\x02 \x01(\bR\tstdinOnce\x12\x18\n" +
 	"\aforeign\x18\x03 \x01(\bR\aforeign\x12\x12\n" +
-	"\x04criu\x18\x06 \x01(\tR\x04criu\"'\n" +
+	"\x04criu\x18\x06 \x01(\tR\x04criu\x12\x14\n" +
+	"\x05start\x18\a \x01(\bR\x05start\"'\n" +
 	"\x11CheckpointOptions\x12\x12\n" +
 	"\x04criu\x18\x01 \x01(\tR\x04criu\"\x89\x02\n" +
 	"\x0eSandboxOptions\x12\x1a\n" +
@@ -1976,7 +1996,7 @@ const file_shim_proto_rawDesc = "" +
 	"\x05Stats\x12\x1b.berth.shim.v1.StatsRequest\x1a\x1c.berth.shim.v1.StatsResponse\x12B\n" +
 	"\x05Trace\x12\x1b.berth.shim.v1.TraceRequest\x1a\x1c.berth.shim.v1.TraceResponse\x128\n" +
 	"\x03End\x12\x19.berth.shim.v1.EndRequest\x1a\x16.google.protobuf.Empty\x12@\n" +
-	"\aUpgrade\x12\x1d.berth.shim.v1.UpgradeRequest\x1a\x16.google.protobuf.EmptyB1Z/github.com/11f9778f/berth/internal/shim/api;apib\x06proto3"
+	"\aUpgrade\x12\x1d.berth.shim.v1.UpgradeRequest\x1a\x16.google.protobuf.EmptyB3Z1github.com/11f9778f/berth/internal/shim/api/pb;pbb\x06proto3"
 
 var (
 	file_shim_proto_rawDescOnce sync.Once
