@@ -39,6 +39,7 @@ type Shim struct {
 	pid     int
 	arrived chan struct{} // closed while conn is set, or gone is
 	gone    error         // no shim will come any more
+	calls   int           // that have taken a connection and have no answer; without endless ones
 	stuck   bool
 }
 
@@ -113,10 +114,15 @@ func (s *Shim) route(ctx context.Context, req *ttrpc.Request, resp *ttrpc.Respon
 		defer cancel()
 		req.TimeoutNano = s.g.m.cfg.CallTimeout.Nanoseconds()
 	}
-	conn, err := s.living(ctx)
+	weight := 1
+	if endless[info.FullMethod] {
+		weight = 0
+	}
+	conn, err := s.living(ctx, weight)
 	if err != nil {
 		return err
 	}
+	defer s.answered(weight)
 	err = s.send(ctx, conn, req, resp)
 	switch {
 	case err == nil && resp.Status.GetCode() != 0:
@@ -138,11 +144,15 @@ func (s *Shim) send(ctx context.Context, conn *ttrpc.Client, req *ttrpc.Request,
 	return conn.Call(ctx, req.Service, req.Method, &emptypb.Empty{}, &emptypb.Empty{})
 }
 
-// living returns the present connection. While a successor is being started it waits.
-func (s *Shim) living(ctx context.Context) (*ttrpc.Client, error) {
+// living returns the present connection, for a call, at whose end answered must be called. While a successor is being started it
+// waits.
+func (s *Shim) living(ctx context.Context, weight int) (*ttrpc.Client, error) {
 	for {
 		s.mu.Lock()
 		conn, gone, arrived := s.conn, s.gone, s.arrived
+		if conn != nil {
+			s.calls += weight
+		}
 		s.mu.Unlock()
 		if conn != nil {
 			return conn, nil
@@ -156,6 +166,19 @@ func (s *Shim) living(ctx context.Context) (*ttrpc.Client, error) {
 			return nil, fmt.Errorf("shim %s is being replaced: %w: %w", s.g.id, ctx.Err(), errdefs.ErrUnavailable)
 		}
 	}
+}
+
+func (s *Shim) answered(weight int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.calls -= weight
+}
+
+// quiet tells whether no call is under way, or about to be sent, but the endless ones.
+func (s *Shim) quiet() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.calls == 0
 }
 
 // connection is a dialled shim.

@@ -21,6 +21,8 @@ import (
 const (
 	// returnTimeout is how long a shim that executes another binary may take to answer again.
 	returnTimeout = 15 * time.Second
+	// quietTimeout is how long calls that are under way are waited for; new ones wait meanwhile.
+	quietTimeout = 5 * time.Second
 	// busyPause is how long a shim that was busy is left alone, at first and at most.
 	busyPause, longestBusyPause = time.Second, time.Minute
 )
@@ -91,6 +93,13 @@ func (g *group) upgrade(ctx context.Context, binary string) error {
 			g.shim.connected(&connection{conn, p.pid})
 		}
 		return errors.New("the shim is ending, or is being replaced")
+	}
+	// A call that has taken the connection, and has not sent its request yet, would meet the exec.
+	for deadline := time.Now().Add(quietTimeout); !g.shim.quiet(); time.Sleep(2 * time.Millisecond) {
+		if time.Now().After(deadline) || ctx.Err() != nil {
+			g.shim.connected(&connection{conn, p.pid})
+			return fmt.Errorf("upgrade shim %s: calls are in flight: %w", g.id, errdefs.ErrFailedPrecondition)
+		}
 	}
 	ask, cancel := context.WithTimeout(ctx, returnTimeout)
 	defer cancel()
