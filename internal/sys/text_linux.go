@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"fmt"
 	"os"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -24,9 +25,8 @@ func ForgetText() error {
 	}
 	s := bufio.NewScanner(f)
 	for s.Scan() {
-		var from, to uintptr
-		var mode string
-		if _, err := fmt.Sscanf(s.Text(), "%x-%x %s", &from, &to, &mode); err != nil || mode[1] == 'w' || !strings.HasSuffix(s.Text(), " "+exe) {
+		from, to, ok := unwritten(s.Text(), exe)
+		if !ok {
 			continue
 		}
 		if _, _, errno := unix.Syscall(unix.SYS_MADVISE, from, to-from, unix.MADV_DONTNEED); errno != 0 {
@@ -34,4 +34,17 @@ func ForgetText() error {
 		}
 	}
 	return s.Err()
+}
+
+// unwritten reads a line of /proc/self/maps: where a mapping of the file begins and ends, if it is never written.
+func unwritten(line, file string) (from, to uintptr, ok bool) {
+	place, rest, _ := strings.Cut(line, " ")
+	mode, _, _ := strings.Cut(rest, " ")
+	if strings.Contains(mode, "w") || !strings.HasSuffix(line, " "+file) {
+		return 0, 0, false
+	}
+	first, last, _ := strings.Cut(place, "-")
+	a, errA := strconv.ParseUint(first, 16, 64)
+	b, errB := strconv.ParseUint(last, 16, 64)
+	return uintptr(a), uintptr(b), errA == nil && errB == nil
 }

@@ -4,6 +4,8 @@ import (
 	"runtime/debug"
 	"sync"
 	"time"
+
+	"github.com/11f9778f/berth/internal/sys"
 )
 
 // What a shim weighs is decided by its garbage more than by what it keeps: Go's collector moves nothing, so what stays is
@@ -25,16 +27,27 @@ type rest struct {
 	mu         sync.Mutex
 	timer      *time.Timer
 	some, many bool
+	forget     sync.Once // at the first rest; later ones would make the next container fetch its pages again
 }
 
 func (r *rest) later() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.timer == nil {
-		r.timer = time.AfterFunc(idleAfter, debug.FreeOSMemory)
+		r.timer = time.AfterFunc(idleAfter, r.give)
 		return
 	}
 	r.timer.Reset(idleAfter)
+}
+
+func (r *rest) give() {
+	debug.FreeOSMemory()
+	r.forget.Do(func() { _ = sys.ForgetText() }) // what can't be forgotten stays
+}
+
+// begun gives back what only the program's start needed of its file, when that is over. A spare shim has no other rest.
+func (*rest) begun() {
+	time.AfterFunc(idleAfter, func() { _ = sys.ForgetText() })
 }
 
 // keeps sets the collector to the number of containers, and calls prepare when there are some. It goes up once: an empty shim

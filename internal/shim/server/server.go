@@ -131,6 +131,7 @@ func (s *Server) Serve(ctx context.Context, rpc, fd, stream *net.UnixListener) e
 	go s.streams.serve(stream)
 	errs := make(chan error, 1)
 	go func() { errs <- srv.Serve(ctx, rpc) }()
+	s.rest.begun()
 	select {
 	case <-s.ended:
 	case <-ctx.Done():
