@@ -12,13 +12,22 @@ import (
 // on the run directory's there are four for each pod of the node. So files that lie in one directory, as those of a pod's /etc, are
 // copied from a detached copy of the directory, on which nothing hangs.
 type sources struct {
-	wanted map[string]int      // how many binds have their source in a directory
-	dirs   map[string]*os.File // copies of directories; nil where there can be none
+	wanted map[string]int        // how many binds have their source in a directory
+	dirs   map[string]*sourceDir // nil where there can be no copy
+}
+
+// sourceDir is a directory with sources in it.
+type sourceDir struct {
+	copy  *os.File
+	mount uint64 // that the directory is on
 }
 
 func newSources(o CreateOptions) sources {
-	s := sources{wanted: map[string]int{}, dirs: map[string]*os.File{}}
+	s := sources{wanted: map[string]int{}, dirs: map[string]*sourceDir{}}
 	for _, m := range o.Spec.Mounts {
+		if opts, err := parseMountOptions(m.Options); err != nil || !opts.bind && m.Type != "bind" {
+			continue
+		}
 		s.wanted[filepath.Dir(o.bindSource(m))]++
 	}
 	return s
@@ -35,7 +44,7 @@ func (o CreateOptions) bindSource(m specs.Mount) string {
 func (s *sources) close() {
 	for _, d := range s.dirs {
 		if d != nil {
-			d.Close()
+			d.copy.Close()
 		}
 	}
 }
@@ -58,23 +67,19 @@ func (s *sources) clone(path string, recursive bool) (*os.File, error) {
 // fromCopy copies the file fd from the copy of its directory. It returns nil where that is not the same: for a directory, something
 // mounted there, a symbolic link; or where the kernel does not copy detached mounts (before 6.15).
 func (s *sources) fromCopy(fd int, dir, path string) *os.File {
-	var file, parent, copied unix.Statx_t
+	var file, copied unix.Statx_t
 	if !stat(fd, &file) || file.Mode&unix.S_IFMT == unix.S_IFDIR {
 		return nil
 	}
 	d, known := s.dirs[dir]
 	if !known {
-		d, _ = cloneTree(dir, false)
+		d = copyDir(dir)
 		s.dirs[dir] = d
 	}
-	if d == nil {
+	if d == nil || d.mount != file.Mnt_id {
 		return nil
 	}
-	// The copy is another mount, so the directory itself tells which one it is in.
-	if unix.Statx(unix.AT_FDCWD, dir, 0, statxMask, &parent) != nil || parent.Mnt_id != file.Mnt_id {
-		return nil
-	}
-	again, err := unix.Openat(int(d.Fd()), filepath.Base(path), openPath|unix.O_NOFOLLOW, 0)
+	again, err := unix.Openat(int(d.copy.Fd()), filepath.Base(path), openPath|unix.O_NOFOLLOW, 0)
 	if err != nil {
 		return nil
 	}
@@ -85,10 +90,27 @@ func (s *sources) fromCopy(fd int, dir, path string) *os.File {
 	tree, err := cloneTreeFD(again, path, false)
 	if err != nil {
 		s.dirs[dir] = nil
-		d.Close()
+		d.copy.Close()
 		return nil
 	}
 	return tree
+}
+
+func copyDir(dir string) *sourceDir {
+	fd, err := unix.Open(dir, openPath|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return nil
+	}
+	defer unix.Close(fd)
+	var st unix.Statx_t
+	if !stat(fd, &st) {
+		return nil
+	}
+	tree, err := cloneTreeFD(fd, dir, false)
+	if err != nil {
+		return nil
+	}
+	return &sourceDir{copy: tree, mount: st.Mnt_id}
 }
 
 const statxMask = unix.STATX_TYPE | unix.STATX_INO | unix.STATX_MNT_ID

@@ -28,7 +28,7 @@ func TestSourcesOfOneDirectory(t *testing.T) {
 		if err := unix.Mount(filepath.Join(dir, "over"), filepath.Join(dir, "b"), "", unix.MS_BIND, ""); err != nil {
 			return err
 		}
-		s := sources{wanted: map[string]int{dir: 4}, dirs: map[string]*os.File{}}
+		s := sources{wanted: map[string]int{dir: 4}, dirs: map[string]*sourceDir{}}
 		defer s.close()
 		for name, want := range map[string]string{"a": "of a", "b": "of b", "link": "of a"} {
 			tree, err := s.clone(filepath.Join(dir, name), true)

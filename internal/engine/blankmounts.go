@@ -46,14 +46,25 @@ func (b *BlankMounts) prepared() *os.File {
 }
 
 // blankFor returns the namespace that the container begins in a copy of, nil if it does not: it has to have a new mount
-// namespace and a root that will be pivoted, and no hooks that look for the host's files there. In a user namespace the kernel mounts a
-// proc only where one is seen already (mount_too_revealing).
+// namespace and a root that will be pivoted, and no hooks or mounts that look for the host's files there. In a user namespace
+// the kernel mounts a proc only where one is seen already (mount_too_revealing).
 func blankFor(o CreateOptions) *os.File {
 	ns, ok := namespace(o.Spec, specs.MountNamespace)
 	if !ok || ns.Path != "" || o.NoPivot || twoSteps(o.Spec) || createHooks(o.Spec) {
 		return nil
 	}
+	for _, m := range o.Spec.Mounts {
+		if opts, err := parseMountOptions(m.Options); err != nil || !opts.bind && !withoutPaths[m.Type] {
+			return nil
+		}
+	}
 	return o.Blank.prepared()
+}
+
+// withoutPaths are the types of mounts for which the child needs no path of the host: those that have none, and binds, which the
+// parent prepares.
+var withoutPaths = map[string]bool{
+	"bind": true, "proc": true, "sysfs": true, "tmpfs": true, "devpts": true, "mqueue": true, "cgroup": true, "cgroup2": true,
 }
 
 // beginBlank takes the child into a copy of the namespace.

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	"github.com/11f9778f/berth/internal/sys"
@@ -70,4 +71,21 @@ func TestBlankMounts(t *testing.T) {
 	if !strings.Contains(written, "read-only") {
 		t.Errorf("a file in its root was made: %q", written)
 	}
+}
+
+// TestMountsOfTheHostsPaths: a filesystem that is made of the host's directories is found, although there are none of them in what
+// containers begin with.
+func TestMountsOfTheHostsPaths(t *testing.T) {
+	lower := t.TempDir()
+	if err := os.WriteFile(lower+"/file", []byte("of the host"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	o := options(t, "cat", "/mnt/file")
+	o.Spec.Mounts = append(o.Spec.Mounts, specs.Mount{
+		Destination: "/mnt", Type: "overlay", Source: "overlay", Options: []string{"ro", "lowerdir=" + lower + ":" + t.TempDir()},
+	})
+	if blankFor(o) != nil {
+		t.Error("it begins in an empty mount namespace")
+	}
+	check(t, o, "of the host")
 }

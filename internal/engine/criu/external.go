@@ -251,9 +251,6 @@ func unescape(s string) string {
 	if !strings.Contains(s, `\`) { // nearly always: a replacer costs tables
 		return s
 	}
-	if !strings.Contains(s, `\`) {
-		return s
-	}
 	return strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`).Replace(s)
 }
 

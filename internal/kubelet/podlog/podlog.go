@@ -109,7 +109,7 @@ func (c *copier) run(ctx context.Context, ended <-chan struct{}) error {
 		wake, stop = watch(filepath.Dir(c.path)) // before the first read, so that nothing is missed
 		defer stop()
 	}
-	if err := c.open(); err != nil {
+	if err := c.open(true); err != nil {
 		return err
 	}
 	for last := !c.o.Follow; ; {
@@ -134,8 +134,9 @@ func (c *copier) run(ctx context.Context, ended <-chan struct{}) error {
 	}
 }
 
-// open opens the file at path, if there is one, at the place where reading begins.
-func (c *copier) open() error {
+// open opens the file at path, if there is one, at the place where reading begins: the last lines are those that were there when
+// the reader came.
+func (c *copier) open(atFirst bool) error {
 	f, err := os.Open(c.path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -143,7 +144,7 @@ func (c *copier) open() error {
 	if err != nil {
 		return err
 	}
-	if c.o.TailLines != nil {
+	if atFirst && c.o.TailLines != nil {
 		if err := seekTail(f, *c.o.TailLines); err != nil {
 			f.Close()
 			return err
@@ -165,7 +166,7 @@ func (c *copier) next(ctx context.Context) (bool, error) {
 		if !c.o.Follow {
 			return false, nil
 		}
-		err := c.open()
+		err := c.open(false)
 		return c.file != nil, err
 	}
 	if !c.o.Follow {

@@ -57,6 +57,23 @@ func TestCopy(t *testing.T) {
 	}
 }
 
+// Of a log that begins after its reader has come, all lines are new.
+func TestTailOfALogToCome(t *testing.T) {
+	var out bytes.Buffer
+	c := &copier{path: filepath.Join(t.TempDir(), "0.log"), o: Options{Follow: true, TailLines: ptr(0)}, stdout: &out, stderr: io.Discard, fresh: [2]bool{true, true}}
+	defer c.close()
+	if err := c.open(true); err != nil || c.file != nil {
+		t.Fatalf("no file yet: %v", err)
+	}
+	os.WriteFile(c.path, []byte(sample), 0o600)
+	if there, err := c.next(t.Context()); err != nil || !there {
+		t.Fatalf("the file: %v, %v", there, err)
+	}
+	if err := c.drain(t.Context()); err != nil || out.String() != "one\ntwo, still two\n\nthree\n" {
+		t.Errorf("%q, %v", out.String(), err)
+	}
+}
+
 // TestFollow writes a log, rotates it under the reader as a kubelet does, and ends the container.
 func TestFollow(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "0.log")

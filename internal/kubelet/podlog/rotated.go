@@ -62,8 +62,12 @@ func following(path string, mine fs.FileInfo) (string, error) {
 	}
 	files := []string{}
 	for _, e := range entries {
-		if s, ok := strings.CutPrefix(e.Name(), filepath.Base(path)+"."); ok && stamp.MatchString(s) {
-			files = append(files, filepath.Join(filepath.Dir(path), e.Name()))
+		name := filepath.Join(filepath.Dir(path), e.Name())
+		if s, ok := strings.CutPrefix(e.Name(), filepath.Base(path)+"."); !ok || !stamp.MatchString(s) {
+			continue
+		}
+		if _, err := os.Stat(name); err == nil { // a link that leads nowhere is none
+			files = append(files, name)
 		}
 	}
 	files = append(files, path)

@@ -309,9 +309,9 @@ func (g *group) watch(p *process) {
 	if p.cmd != nil {
 		p.cmd.Wait()
 	}
+	g.shim.lost(p.pid)
 	close(p.dead)
 	p.pidfd.Close()
-	g.shim.disconnected()
 	g.mu.Lock()
 	ending := g.ending || g.process != p || p.launching
 	g.mu.Unlock()

@@ -26,6 +26,7 @@ func statusError(resp *ttrpc.Response) error { return status.ErrorProto(resp.Sta
 func (s *Shim) hello(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
+	s.starts.Store(false) // an earlier version does not say that it does
 	r, err := s.Berth().Hello(ctx, &pb.HelloRequest{EventsAddress: s.g.m.events.address})
 	if errors.Is(err, context.DeadlineExceeded) {
 		return nil // it is stuck, and known to be; it will hear when it wakes

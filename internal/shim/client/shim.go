@@ -219,6 +219,16 @@ func (s *Shim) connected(c *connection) {
 	}
 }
 
+// lost is disconnected if the connection is to that process, and not to a successor yet.
+func (s *Shim) lost(pid int) {
+	s.mu.Lock()
+	own := s.pid == pid
+	s.mu.Unlock()
+	if own {
+		s.disconnected()
+	}
+}
+
 // disconnected makes calls wait for a successor. The connection of a dead process ends by itself, behind its last
 // answers.
 func (s *Shim) disconnected() {

@@ -87,17 +87,17 @@ func (g *group) upgrade(ctx context.Context, binary string) error {
 	g.mu.Lock()
 	p, ending := g.process, g.ending
 	g.mu.Unlock()
+	if p == nil || ending {
+		return errBeingReplaced
+	}
 	conn := g.shim.detach()
-	if p == nil || ending || conn == nil {
-		if conn != nil {
-			g.shim.connected(&connection{conn, p.pid})
-		}
-		return errors.New("the shim is ending, or is being replaced")
+	if conn == nil {
+		return errBeingReplaced
 	}
 	// A call that has taken the connection, and has not sent its request yet, would meet the exec.
 	for deadline := time.Now().Add(quietTimeout); !g.shim.quiet(); time.Sleep(2 * time.Millisecond) {
 		if time.Now().After(deadline) || ctx.Err() != nil {
-			g.shim.connected(&connection{conn, p.pid})
+			g.shim.attach(conn, p.pid)
 			return fmt.Errorf("upgrade shim %s: calls are in flight: %w", g.id, errdefs.ErrFailedPrecondition)
 		}
 	}
@@ -105,7 +105,7 @@ func (g *group) upgrade(ctx context.Context, binary string) error {
 	defer cancel()
 	_, err := pb.NewShimClient(conn).Upgrade(ask, &pb.UpgradeRequest{Binary: binary})
 	if !errors.Is(err, ttrpc.ErrClosed) { // it goes on as it is
-		g.shim.connected(&connection{conn, p.pid})
+		g.shim.attach(conn, p.pid)
 		if _, ok := status.FromError(err); ok {
 			err = errgrpc.ToNative(err)
 		}
@@ -143,7 +143,8 @@ func (g *group) comeBack(ctx context.Context, p *process) error {
 		c.Close()
 		return fmt.Errorf("process %d answers in place of %d", pid, p.pid)
 	}
-	if _, err := pb.NewShimClient(c.client).Hello(ctx, &pb.HelloRequest{EventsAddress: g.m.events.address}); err != nil {
+	r, err := pb.NewShimClient(c.client).Hello(ctx, &pb.HelloRequest{EventsAddress: g.m.events.address})
+	if err != nil {
 		c.Close() // it was the old one, about to go
 		return err
 	}
@@ -151,9 +152,12 @@ func (g *group) comeBack(ctx context.Context, p *process) error {
 		c.Close()
 		return err
 	}
+	g.shim.starts.Store(r.Starts)
 	g.shim.connected(c)
 	return nil
 }
+
+var errBeingReplaced = errors.New("the shim is ending, or is being replaced")
 
 // detach makes calls wait, and returns the connection that they went over until now.
 func (s *Shim) detach() *ttrpc.Client {
@@ -164,4 +168,16 @@ func (s *Shim) detach() *ttrpc.Client {
 		s.disconnected()
 	}
 	return conn
+}
+
+// attach takes detach back, unless a successor has connected meanwhile.
+func (s *Shim) attach(conn *ttrpc.Client, pid int) {
+	s.mu.Lock()
+	replaced := s.conn != nil || s.gone != nil
+	s.mu.Unlock()
+	if replaced {
+		conn.Close()
+		return
+	}
+	s.connected(&connection{conn, pid})
 }

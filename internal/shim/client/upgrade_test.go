@@ -175,6 +175,9 @@ func TestNewDaemonUpgradesShims(t *testing.T) {
 	b.until("the upgrade", func() bool { return strings.HasPrefix(executable(shim), b.dir) })
 	s, _ = b.m.Lookup("pod1")
 	b.until("the shim answers", func() bool { return s.Pid() == shim })
+	if !s.StartsAtOnce() {
+		t.Error("it is not known to start a container with its creation")
+	}
 	os.WriteFile(filepath.Join(b.rootfs, "tmp/c1"), nil, 0o644)
 	if code := b.wait(s, "c1"); code != 42 {
 		t.Errorf("exit code %d", code)

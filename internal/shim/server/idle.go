@@ -75,6 +75,8 @@ func (s *Server) idle() {
 }
 
 func (s *Server) prepare() {
+	s.gate.join()
+	defer s.gate.leave()
 	if err := s.cfg.Engine.Prepare(); err != nil {
 		s.log.Warn("containers start in copies of all the host's mounts", "err", err)
 	}

@@ -208,9 +208,11 @@ func (t *task) start(ctx context.Context) error {
 	ctx = trace.With(ctx, t.spans)
 	defer trace.Start(ctx, "shim.start")()
 	t.mu.Lock()
-	c, started, ended := t.c, t.rec.Engine.Started, t.rec.Exit != nil
+	c, started, ended, deleted := t.c, t.rec.Engine.Started, t.rec.Exit != nil, t.deleted
 	t.mu.Unlock()
 	switch {
+	case deleted:
+		return fmt.Errorf("start container %s: it is being deleted: %w", t.rec.ID, errdefs.ErrNotFound)
 	case c == nil:
 		return fmt.Errorf("start container %s: it is still being created: %w", t.rec.ID, errdefs.ErrFailedPrecondition)
 	case ended:
@@ -247,8 +249,11 @@ func (t *task) start(ctx context.Context) error {
 func (t *task) startOrDelete(ctx context.Context) error {
 	err := t.start(ctx)
 	t.s.idle()
-	if err == nil {
-		return nil
+	t.mu.Lock()
+	gone := t.deleted // by somebody else meanwhile
+	t.mu.Unlock()
+	if err == nil || gone {
+		return err
 	}
 	if _, derr := t.delete(context.WithoutCancel(ctx)); derr != nil {
 		t.s.log.Warn("a container that did not start is left to whoever deletes it", "container", t.rec.ID, "err", derr)
