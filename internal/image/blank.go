@@ -32,7 +32,7 @@ func (s *Store) makeBlank(path string) error {
 	return os.Mkdir(filepath.Join(path, "work"), 0o700)
 }
 
-// takeBlank moves a blank snapshot to path, if there is one.
+// takeBlank moves a blank snapshot to path, if there is one that can be used.
 func (s *Store) takeBlank(path string) bool {
 	s.mu.Lock()
 	name := ""
@@ -40,7 +40,14 @@ func (s *Store) takeBlank(path string) bool {
 		name, s.blanks = s.blanks[n-1], s.blanks[:n-1]
 	}
 	s.mu.Unlock()
-	return name != "" && os.Rename(s.snapshot(name), path) == nil
+	if name == "" {
+		return false
+	}
+	if !s.counts(s.snapshot(name)) {
+		s.abandon(s.snapshot(name))
+		return false
+	}
+	return os.Rename(s.snapshot(name), path) == nil
 }
 
 // dropBlanks deletes all of them. What it can't delete, the next start does.

@@ -69,19 +69,30 @@ func (s *Store) learnProjects() error {
 			if path == s.snapTrash || !e.IsDir() {
 				continue
 			}
-			if err := s.quota.Learn(path); err != nil {
-				return err
+			if err := s.quota.Learn(path); err != nil { // its id is not given to another, as it has files
+				s.log.Warn("the quota of a writable layer is not known", "path", path, "err", err)
 			}
 		}
 	}
 	stray, err := s.quota.Stray()
 	for _, id := range stray {
-		err = errors.Join(err, s.quota.Limit(id, Limit{}))
+		_, e := s.clearStray(id)
+		err = errors.Join(err, e)
 	}
 	if err != nil {
 		s.log.Warn("limits of containers that are gone could not be taken away", "err", err)
 	}
 	return nil
+}
+
+// clearStray takes a limit away that no folder has, and says whether it has: somebody may have taken the project since.
+func (s *Store) clearStray(id uint32) (bool, error) {
+	scratch := s.unique(s.snapshots, ".new-scratch")
+	if err := os.Mkdir(scratch, 0o700); err != nil {
+		return false, err
+	}
+	cleared, err := s.quota.ClearStray(id, scratch)
+	return cleared, errors.Join(err, os.Remove(scratch))
 }
 
 // project is the id of a snapshot's folder, 0 if it has none.
@@ -110,13 +121,14 @@ func (s *Store) leave(path string) uint32 {
 
 // counts says whether what is written into the snapshot at path is counted, as far as the filesystem can do that. It is not
 // in one of a time without quota, nor where the container has given its root directory to another project: root may, if it
-// has no user namespace.
+// has no user namespace; nor where the filesystem's quota is damaged.
 func (s *Store) counts(path string) bool {
 	if s.quota == nil {
 		return true
 	}
 	id := s.project(path)
-	return id != 0 && s.project(filepath.Join(path, "upper")) == id && s.project(filepath.Join(path, "work")) == id
+	_, ok := s.counted(id)
+	return ok && s.project(filepath.Join(path, "upper")) == id && s.project(filepath.Join(path, "work")) == id
 }
 
 // ownProject makes the new, empty folder at path a project. Without one it is measured by walking.

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/11f9778f/berth/internal/image/quota"
@@ -215,4 +216,57 @@ func TestNoProjectQuota(t *testing.T) {
 			}
 		})
 	}
+}
+
+// unread is a disk that can't tell the project of the folders with one name.
+type unread struct {
+	*quotatest.Disk
+	name string
+}
+
+func (d unread) Project(path string) (uint32, error) {
+	if filepath.Base(path) == d.name {
+		return 0, syscall.EIO
+	}
+	return d.Disk.Project(path)
+}
+
+// What the filesystem has of one project can't be read: all others go on, the next start too, and fsck tells of it.
+func TestDamagedQuota(t *testing.T) {
+	root, disk := t.TempDir(), &quotatest.Disk{}
+	s := openAt(t, root, counting(disk, true))
+	img := put(t, s, simple(t))
+	prepare(t, s, "c1", img, Limit{})
+	one := s.project(s.snapshot("c1"))
+	remove(t, s, "c1")
+	disk.Damage(one) // that of a blank snapshot
+	prepare(t, s, "c2", img, Limit{})
+	two := s.project(s.snapshot("c2"))
+	if two == one || two == 0 {
+		t.Errorf("%d, it was %d", two, one)
+	}
+	disk.Damage(two) // that of a snapshot in use
+	remove(t, s, "c2")
+	if len(s.blanks) != 0 {
+		t.Error("it is kept for the next container")
+	}
+	prepare(t, s, "c3", img, Limit{Bytes: 1 << 20})
+	s.Close()
+
+	s = openAt(t, root, func(c *Config) {
+		c.openQuota = func(string) (*quota.Book, error) { return quota.New(unread{disk, "c3"}, true), nil }
+	})
+	defer s.Close()
+	if err := disk.SetLimit(0x42ab0000, Limit{Bytes: 1}); err != nil {
+		t.Fatal(err)
+	}
+	disk.Damage(0x42ab0000)
+	report, err := s.Fsck(t.Context(), FsckOptions{Repair: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p := report.Problems(); len(p) != 1 || !strings.Contains(p[0].Problem, "quota can't be read") || p[0].Repaired {
+		t.Errorf("%+v", p)
+	}
+	prepare(t, s, "c4", img, Limit{Bytes: 1 << 20})
 }

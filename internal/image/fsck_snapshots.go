@@ -59,17 +59,18 @@ func (c *check) projects(context.Context) error {
 	}
 	stray, err := c.s.quota.Stray()
 	if err != nil {
-		return err
+		c.add(c.s.layout.snapshots, "", 0, fmt.Sprintf("the filesystem's quota can't be read: %v", err))
 	}
 	for _, id := range stray {
 		item := c.add(c.s.layout.snapshots, "", 0, fmt.Sprintf("the project %d has a limit and no files", id))
 		if !c.o.Repair {
 			continue
 		}
-		if err := c.s.quota.Limit(id, Limit{}); err != nil {
-			return err
+		cleared, err := c.s.clearStray(id)
+		if err != nil {
+			c.report.Items[item].Problem += fmt.Sprintf("; it stays: %v", err)
 		}
-		c.report.Items[item].Repaired = true
+		c.report.Items[item].Repaired = cleared
 	}
 	return nil
 }

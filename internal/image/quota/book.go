@@ -3,6 +3,7 @@ package quota
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 
 	"github.com/11f9778f/berth/internal/sys"
@@ -11,6 +12,8 @@ import (
 const (
 	first = 0x42000000
 	last  = 0x42ffffff
+	// attempts are the ids that Give tries, where one after the other fails.
+	attempts = 4
 )
 
 // Limit is the most that a folder may take; 0 is no limit.
@@ -39,7 +42,7 @@ type Book struct {
 	mu sync.Mutex // under it there is no system call
 	// used counts the folders of each id: those of ours, and 1 for what somebody else has.
 	used    map[uint32]int
-	free    []uint32 // ids below next that are not used
+	free    []uint32 // ids that are not used, before those from next on
 	next    uint32
 	leaving []uint32 // whose folders are gone, while the kernel still counts something
 }
@@ -78,18 +81,26 @@ func (b *Book) Learn(path string) error {
 
 // Give gives an empty folder an id of its own, which has no limit yet.
 func (b *Book) Give(path string) (uint32, error) {
+	var failed []uint32
+	defer func() {
+		for _, id := range failed {
+			b.giveBack(id)
+		}
+	}()
 	for {
 		id, err := b.choose()
 		if err != nil {
 			return 0, err
 		}
 		ours, err := b.claim(path, id)
-		if err != nil {
-			b.giveBack(id)
-			return 0, fmt.Errorf("give %s the project id %d: %w", path, id, err)
-		}
-		if ours {
+		switch {
+		case ours:
 			return id, nil
+		case err != nil: // what the disk has of one id may be damaged, and of the next not
+			failed = append(failed, id)
+			if len(failed) == attempts {
+				return 0, fmt.Errorf("give %s the project id %d: %w", path, id, err)
+			}
 		}
 		// Somebody else's: it stays used as long as the book is open.
 	}
@@ -208,7 +219,7 @@ func (b *Book) settle() {
 }
 
 // Stray returns the ids that have a limit and no files, and that no folder has which this book knows: a crash has left
-// the limit.
+// the limit. Until ClearStray somebody may take one.
 func (b *Book) Stray() ([]uint32, error) {
 	b.settle()
 	var stray []uint32
@@ -228,4 +239,34 @@ func (b *Book) Stray() ([]uint32, error) {
 		}
 		from = id + 1
 	}
+}
+
+// ClearStray takes the limit of an id away that Stray has returned, and says whether it has: not if somebody has taken the id
+// since. Meanwhile the id belongs to scratch, an empty folder of the caller's, so that neither this book nor another one on
+// the filesystem gives it to a folder and limits that.
+func (b *Book) ClearStray(id uint32, scratch string) (bool, error) {
+	if !b.reserve(id) {
+		return false, nil
+	}
+	defer b.giveBack(id)
+	ours, err := b.claim(scratch, id)
+	if ours {
+		err = b.disk.SetProject(scratch, 0)
+	}
+	if err != nil {
+		return false, fmt.Errorf("take the limit of the project %d away: %w", id, err)
+	}
+	return ours, nil
+}
+
+// reserve takes an id as choose does, and says whether it was not used.
+func (b *Book) reserve(id uint32) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.used[id] > 0 {
+		return false
+	}
+	b.used[id] = 1
+	b.free = slices.DeleteFunc(b.free, func(f uint32) bool { return f == id })
+	return true
 }

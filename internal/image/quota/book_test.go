@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"syscall"
 	"testing"
 
 	"github.com/11f9778f/berth/internal/image/quota"
@@ -179,4 +180,91 @@ func TestUnsupported(t *testing.T) {
 		b.Close()
 	}
 	t.Logf("here: %v", err)
+}
+
+// interrupted is a disk on which something happens before a limit is set.
+type interrupted struct {
+	quota.Disk
+	before func()
+}
+
+func (d interrupted) SetLimit(id uint32, l quota.Limit) error {
+	d.before()
+	return d.Disk.SetLimit(id, l)
+}
+
+// A limit that a crash has left goes, and never that of somebody who takes the id meanwhile.
+func TestClearStray(t *testing.T) {
+	const id = 0x42000000 // the first that is given
+	for name, tt := range map[string]struct {
+		own, early, late, cleared bool
+	}{
+		"nobody takes it":                  {cleared: true},
+		"taken before":                     {own: true, early: true},
+		"taken before by another book":     {early: true},
+		"wanted meanwhile":                 {own: true, late: true, cleared: true},
+		"wanted meanwhile by another book": {late: true, cleared: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			disk, mkdir := fake(t)
+			if err := disk.SetLimit(id, quota.Limit{Bytes: 5}); err != nil {
+				t.Fatal(err)
+			}
+			scratch, want := mkdir("scratch"), quota.Limit{Bytes: 7}
+			var b, other *quota.Book
+			take := func() {
+				of := other
+				if tt.own {
+					of = b
+				}
+				got := give(t, of, mkdir("taken"))
+				if tt.late == (got == id) {
+					t.Errorf("%d is given", got)
+				}
+				if err := of.Limit(got, want); err != nil {
+					t.Error(err)
+				}
+			}
+			interrupt := tt.late
+			b, other = quota.New(interrupted{disk, func() {
+				if interrupt {
+					interrupt = false
+					take()
+				}
+			}}, true), quota.New(disk, true)
+			if stray, err := b.Stray(); err != nil || !slices.Equal(stray, []uint32{id}) {
+				t.Fatalf("%v, %v", stray, err)
+			}
+			if tt.early {
+				take()
+			}
+			if cleared, err := b.ClearStray(id, scratch); err != nil || cleared != tt.cleared {
+				t.Errorf("%v, %v", cleared, err)
+			}
+			q, err := disk.Quota(id)
+			if err != nil || tt.early && q.MaxBytes != want.Bytes || !tt.early && q.MaxBytes != 0 {
+				t.Errorf("%+v, %v", q, err)
+			}
+			if of, err := disk.Project(scratch); err != nil || of != 0 {
+				t.Errorf("the scratch folder keeps the project %d, %v", of, err)
+			}
+		})
+	}
+}
+
+// An id that the disk can't tell of is left out.
+func TestDamagedID(t *testing.T) {
+	disk, mkdir := fake(t)
+	disk.Damage(0x42000000)
+	b := quota.New(disk, true)
+	one, two := give(t, b, mkdir("a")), give(t, b, mkdir("b"))
+	if one == 0x42000000 || two == 0x42000000 || one == two {
+		t.Error(one, two)
+	}
+	for id := range uint32(16) {
+		disk.Damage(0x42000000 + id)
+	}
+	if _, err := b.Give(mkdir("c")); !errors.Is(err, syscall.EIO) {
+		t.Error(err)
+	}
 }

@@ -11,6 +11,9 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/google/go-containerregistry/pkg/authn"
+	"github.com/google/go-containerregistry/pkg/name"
+
 	"github.com/11f9778f/berth/internal/image/reference"
 )
 
@@ -57,9 +60,7 @@ func TestCredentialFileTooLarge(t *testing.T) {
 		for variable, file := range map[string]string{"DOCKER_CONFIG": "config.json", "REGISTRY_AUTH_FILE": "", "XDG_RUNTIME_DIR": "containers/auth.json"} {
 			t.Run(name+"/"+variable, func(t *testing.T) {
 				dir := t.TempDir()
-				for _, v := range []string{"HOME", "DOCKER_CONFIG", "REGISTRY_AUTH_FILE", "XDG_RUNTIME_DIR", "XDG_CONFIG_HOME"} {
-					t.Setenv(v, "")
-				}
+				noKeychainFiles(t)
 				path, value := filepath.Join(dir, file), dir
 				if file == "" {
 					path = filepath.Join(dir, "auth.json")
@@ -69,19 +70,88 @@ func TestCredentialFileTooLarge(t *testing.T) {
 					t.Fatal(err)
 				}
 				t.Setenv(variable, value)
-				ref, err := reference.Parse("registry.example/app:1")
-				if err != nil {
-					t.Fatal(err)
-				}
-				c, err := New(ref, Options{Keychain: DockerKeychain{}, Pool: NewPool(http.DefaultTransport)})
-				if err != nil {
-					t.Fatal(err)
-				}
-				if _, _, err := c.peers[0].credential(context.Background()); err == nil || !strings.Contains(err.Error(), path) {
+				if _, err := resolve(t); err == nil || !strings.Contains(err.Error(), path) {
 					t.Errorf("%v", err)
 				}
 			})
 		}
+	}
+}
+
+// noKeychainFiles takes the user's own away.
+func noKeychainFiles(t *testing.T) {
+	for _, v := range []string{"HOME", "DOCKER_CONFIG", "REGISTRY_AUTH_FILE", "XDG_RUNTIME_DIR", "XDG_CONFIG_HOME"} {
+		t.Setenv(v, "")
+	}
+}
+
+// resolve asks for the credentials of registry.example.
+func resolve(t *testing.T) (authn.Authenticator, error) {
+	t.Helper()
+	registry, err := name.NewRegistry("registry.example")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return DockerKeychain{}.Resolve(registry)
+}
+
+// Where /dev/null stands in a file's place, there are no credentials.
+func TestNoCredentialsFromDevNull(t *testing.T) {
+	dir := t.TempDir()
+	for _, link := range []string{"config.json", "containers/auth.json"} {
+		path := filepath.Join(dir, link)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), os.Symlink(os.DevNull, path)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for variable, value := range map[string]string{"DOCKER_CONFIG": dir, "REGISTRY_AUTH_FILE": os.DevNull, "XDG_RUNTIME_DIR": dir, "XDG_CONFIG_HOME": dir} {
+		t.Run(variable, func(t *testing.T) {
+			noKeychainFiles(t)
+			t.Setenv(variable, value)
+			if a, err := resolve(t); err != nil || a != authn.Anonymous {
+				t.Errorf("%v, %v", a, err)
+			}
+		})
+	}
+}
+
+// Of several files one is read, and what is wrong with the others does not matter.
+func TestOneCredentialFile(t *testing.T) {
+	const good = `{"auths":{"registry.example":{"auth":"bWU6c2VjcmV0"}}}`
+	for title, tt := range map[string]struct {
+		good string // the others are endless
+		bad  []string
+	}{
+		"docker's":                        {"docker/config.json", []string{"auth.json", "run/containers/auth.json", "config/containers/auth.json"}},
+		"docker's, instead of the home's": {"docker/config.json", []string{"home/.docker/config.json"}},
+		"the variable's":                  {"auth.json", []string{"run/containers/auth.json", "config/containers/auth.json"}},
+		"of the run directory":            {"run/containers/auth.json", []string{"config/containers/auth.json", "home/.config/containers/auth.json"}},
+		"of the configuration":            {"config/containers/auth.json", []string{"home/.config/containers/auth.json"}},
+	} {
+		t.Run(title, func(t *testing.T) {
+			dir := t.TempDir()
+			for variable, path := range map[string]string{"HOME": "home", "DOCKER_CONFIG": "docker", "REGISTRY_AUTH_FILE": "auth.json", "XDG_RUNTIME_DIR": "run", "XDG_CONFIG_HOME": "config"} {
+				t.Setenv(variable, filepath.Join(dir, path))
+			}
+			for _, path := range append(tt.bad, tt.good) {
+				if err := os.MkdirAll(filepath.Dir(filepath.Join(dir, path)), 0o700); err != nil {
+					t.Fatal(err)
+				}
+			}
+			for _, path := range tt.bad {
+				if err := os.Symlink("/dev/zero", filepath.Join(dir, path)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			put(t, filepath.Join(dir, tt.good), good)
+			a, err := resolve(t)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if c, err := a.Authorization(); err != nil || c.Username != "me" {
+				t.Errorf("%+v, %v", c, err)
+			}
+		})
 	}
 }
 

@@ -13,7 +13,7 @@ import (
 const maxKeychainFile = 4 << 20
 
 // DockerKeychain has the credentials of Docker's config.json, with its helpers, or where there is none those of podman's
-// auth.json. A file that is no file, or has more than 4 MiB, is an error and is not read.
+// auth.json. /dev/null in its place has none; another file that is no file, or has more than 4 MiB, is an error and not read.
 type DockerKeychain struct{}
 
 // Resolve implements authn.Keychain.
@@ -23,36 +23,54 @@ func (k DockerKeychain) Resolve(target authn.Resource) (authn.Authenticator, err
 
 // ResolveContext implements authn.ContextKeychain.
 func (DockerKeychain) ResolveContext(ctx context.Context, target authn.Resource) (authn.Authenticator, error) {
-	for _, path := range keychainFiles() {
-		if err := checkKeychainFile(path); err != nil {
-			return nil, err
-		}
+	if err := checkKeychainFile(keychainFile()); err != nil {
+		return nil, err
 	}
 	return authn.Resolve(ctx, authn.DefaultKeychain, target)
 }
 
-// keychainFiles are those that authn.DefaultKeychain may read.
-func keychainFiles() []string {
-	files := []string{os.Getenv("REGISTRY_AUTH_FILE")}
-	add := func(dir, name string) {
-		if dir != "" {
-			files = append(files, filepath.Join(dir, name))
+// keychainFile is the one that authn.DefaultKeychain reads; there may be none.
+func keychainFile() string {
+	home, err := os.UserHomeDir()
+	inHome := func(name string) string {
+		if err != nil {
+			return ""
+		}
+		return filepath.Join(home, name)
+	}
+	below := func(variable, otherwise, name string) string {
+		if dir := os.Getenv(variable); dir != "" {
+			return filepath.Join(dir, name)
+		}
+		return otherwise
+	}
+	docker := below("DOCKER_CONFIG", inHome(".docker/config.json"), "config.json")
+	if isThere(docker) || isThere(inHome(".docker/config.json")) { // with that one docker's is read, even if it is not there
+		return docker
+	}
+	inConfig := below("XDG_CONFIG_HOME", inHome(".config/containers/auth.json"), "containers/auth.json")
+	for _, path := range []string{os.Getenv("REGISTRY_AUTH_FILE"), below("XDG_RUNTIME_DIR", "", "containers/auth.json")} {
+		if isThere(path) {
+			return path
 		}
 	}
-	home, _ := os.UserHomeDir() // without one there is no file in it
-	add(os.Getenv("DOCKER_CONFIG"), "config.json")
-	add(home, ".docker/config.json")
-	add(os.Getenv("XDG_RUNTIME_DIR"), "containers/auth.json")
-	add(os.Getenv("XDG_CONFIG_HOME"), "containers/auth.json")
-	add(home, ".config/containers/auth.json")
-	return files
+	return inConfig
+}
+
+func isThere(path string) bool {
+	fi, err := os.Stat(path)
+	return err == nil && !fi.IsDir()
 }
 
 func checkKeychainFile(path string) error {
 	fi, err := os.Stat(path)
-	switch {
-	case err != nil || fi.IsDir():
+	if err != nil || fi.IsDir() {
 		return nil // there is none, or whoever reads it says what is wrong
+	}
+	null, err := os.Stat(os.DevNull)
+	switch {
+	case err == nil && os.SameFile(fi, null):
+		return nil // how to say that there are none
 	case !fi.Mode().IsRegular():
 		return fmt.Errorf("read the credentials in %s: it is no regular file", path)
 	case fi.Size() > maxKeychainFile:

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"syscall"
 
 	"github.com/11f9778f/berth/internal/image/quota"
 	"github.com/11f9778f/berth/internal/sys"
@@ -22,10 +23,21 @@ type Disk struct {
 	// Dirs are the folders whose entries have projects.
 	Dirs []string
 
-	mu     sync.Mutex
-	limits map[uint32]quota.Limit
+	mu      sync.Mutex
+	limits  map[uint32]quota.Limit
+	damaged map[uint32]bool
 	// Hold is what Quota tells of an id beside what it finds: files that are deleted and still open.
 	Hold map[uint32]int64
+}
+
+// Damage makes Quota fail for an id.
+func (d *Disk) Damage(id uint32) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.damaged == nil {
+		d.damaged = map[uint32]bool{}
+	}
+	d.damaged[id] = true
 }
 
 // Close implements quota.Disk.
@@ -70,6 +82,9 @@ func (d *Disk) SetProject(path string, id uint32) error {
 func (d *Disk) Quota(id uint32) (sys.ProjectQuota, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if d.damaged[id] {
+		return sys.ProjectQuota{}, syscall.EIO
+	}
 	q := sys.ProjectQuota{MaxBytes: d.limits[id].Bytes, MaxInodes: d.limits[id].Inodes, Inodes: d.Hold[id]}
 	for _, dir := range d.Dirs {
 		entries, err := os.ReadDir(dir)
