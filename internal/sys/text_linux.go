@@ -2,6 +2,7 @@ package sys
 
 import (
 	"bufio"
+	"bytes"
 	"fmt"
 	"os"
 	"strconv"
@@ -12,9 +13,11 @@ import (
 
 // ForgetText takes the pages of the program's own file that are never written, its code and its tables, out of this
 // process's memory. They stay in the page cache, and each run of them that is used again comes back with a fault of a
-// microsecond; what was used once, while the program began, does not.
+// microsecond; what was used once, while the program began, does not. A mapping that has a page of its own, in memory or
+// swapped out, stays as it is: the loader has relocated it before it was made read-only (a PIE's .data.rel.ro), or a
+// debugger has written into it.
 func ForgetText() error {
-	f, err := os.Open("/proc/self/maps")
+	f, err := os.Open("/proc/self/smaps")
 	if err != nil {
 		return fmt.Errorf("forget the program's text: %w", err)
 	}
@@ -24,19 +27,24 @@ func ForgetText() error {
 		return fmt.Errorf("forget the program's text: %w", err)
 	}
 	s := bufio.NewScanner(f)
+	var from, to uintptr
+	var forget bool
 	for s.Scan() {
-		from, to, ok := unwritten(s.Text(), exe)
-		if !ok {
-			continue
-		}
-		if _, _, errno := unix.Syscall(unix.SYS_MADVISE, from, to-from, unix.MADV_DONTNEED); errno != 0 {
-			return fmt.Errorf("forget the program's text: %w", errno)
+		switch key, value, _ := bytes.Cut(s.Bytes(), []byte(" ")); {
+		case !bytes.HasSuffix(key, []byte(":")): // a mapping's first line
+			from, to, forget = unwritten(s.Text(), exe)
+		case string(key) == "Anonymous:" || string(key) == "Swap:":
+			forget = forget && string(bytes.TrimSpace(value)) == "0 kB"
+		case forget && string(key) == "VmFlags:": // its last
+			if _, _, errno := unix.Syscall(unix.SYS_MADVISE, from, to-from, unix.MADV_DONTNEED); errno != 0 {
+				return fmt.Errorf("forget the program's text: %w", errno)
+			}
 		}
 	}
 	return s.Err()
 }
 
-// unwritten reads a line of /proc/self/maps: where a mapping of the file begins and ends, if it is never written.
+// unwritten reads the first line on a mapping in /proc/self/smaps: where a mapping of the file begins and ends, if it is never written.
 func unwritten(line, file string) (from, to uintptr, ok bool) {
 	place, rest, _ := strings.Cut(line, " ")
 	mode, _, _ := strings.Cut(rest, " ")

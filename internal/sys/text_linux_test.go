@@ -4,6 +4,8 @@ import (
 	"os"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // TestForgetText: the program goes on, and what it does not use any more is not in memory.
@@ -15,6 +17,33 @@ func TestForgetText(t *testing.T) {
 	after := fileResident(t)
 	if after >= before {
 		t.Errorf("pages of files in memory: %d before, %d after", before, after)
+	}
+}
+
+// TestForgetTextKeepsWhatWasWritten: what was written into a mapping of the program before it was made read-only is still
+// there, as what the loader relocates in a PIE.
+func TestForgetTextKeepsWhatWasWritten(t *testing.T) {
+	f, err := os.Open("/proc/self/exe")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	p, err := unix.Mmap(int(f.Fd()), 0, 2*os.Getpagesize(), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Munmap(p)
+	last := len(p) - 1
+	want := ^p[last]
+	p[last] = want
+	if err := unix.Mprotect(p, unix.PROT_READ); err != nil {
+		t.Fatal(err)
+	}
+	if err := ForgetText(); err != nil {
+		t.Fatal(err)
+	}
+	if p[last] != want {
+		t.Error("what was written is gone")
 	}
 }
 
