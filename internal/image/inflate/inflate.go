@@ -283,7 +283,7 @@ func (d *Decoder) trailer(_ *Buffer, o int) (int, error) {
 func (d *Decoder) header(_ *Buffer, o int) (int, error) {
 	if d.begun {
 		switch err := d.need(8); {
-		case err == io.ErrUnexpectedEOF:
+		case err != nil && d.err == io.EOF: // the source's own io.ErrUnexpectedEOF is none
 			return o, io.EOF
 		case err != nil:
 			return o, err
@@ -333,7 +333,7 @@ func (d *Decoder) header(_ *Buffer, o int) (int, error) {
 func (d *Decoder) padding() error {
 	for {
 		switch b, err := d.get(8); {
-		case err == io.ErrUnexpectedEOF:
+		case err != nil && d.err == io.EOF:
 			return io.EOF
 		case err != nil:
 			return err

@@ -186,9 +186,13 @@ func TestPadding(t *testing.T) {
 				t.Errorf("%s behind %d zeros: %v", name, n, err)
 			}
 		}
-		broken := errors.New("broken")
-		if _, err := decode(io.MultiReader(bytes.NewReader(padded), iotest.ErrReader(broken))); err != broken {
-			t.Errorf("a source's error behind %d zeros became %v", n, err)
+	}
+	for _, n := range []int{0, 1, 10, 3 * inSize} {
+		padded := append(bytes.Clone(z), make([]byte, n)...)
+		for _, broken := range []error{errors.New("broken"), io.ErrUnexpectedEOF} {
+			if _, err := decode(io.MultiReader(bytes.NewReader(padded), iotest.ErrReader(broken))); err != broken {
+				t.Errorf("a source's error %v behind %d zeros became %v", broken, n, err)
+			}
 		}
 	}
 	for _, n := range []int{1, 9, 10, 100} {
