@@ -3,6 +3,9 @@ package cni
 import (
 	"context"
 	"errors"
+	"net/netip"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -95,5 +98,63 @@ func TestAddressGivenTwice(t *testing.T) {
 		t.Errorf("the first pod again: %v, %v", again, err)
 	}
 	n.Stop("a")
+	n.pod("b")
+}
+
+// A sandbox whose record is lost has no address any more once it is detached, whichever way its record went.
+func TestAddressOfALostRecord(t *testing.T) {
+	for what, lose := range map[string]func(n *node) error{
+		"gone": func(n *node) error {
+			return errors.Join(os.Remove(n.records.record("a")), n.Detach(context.Background(), "a"))
+		},
+		"damaged, and there is no network": func(n *node) error {
+			conf := filepath.Join(n.cfg.ConfDir, "10.conflist")
+			err := errors.Join(os.WriteFile(n.records.record("a"), []byte("{"), 0o600), os.Rename(conf, conf+".off"))
+			_, rerr := n.Repair(context.Background(), func(string) bool { return false })
+			return errors.Join(err, rerr, os.Rename(conf+".off", conf))
+		},
+	} {
+		t.Run(what, func(t *testing.T) {
+			n := newNode(t)
+			n.settled()
+			n.pod("a")
+			if err := lose(n); err != nil {
+				t.Error(err)
+			}
+			for _, plugin := range []string{"fake", "second"} { // which nobody has told
+				if err := os.Remove(filepath.Join(n.folder, "has-"+plugin+"-a")); err != nil {
+					t.Error(err)
+				}
+			}
+			n.set("fake", "ADD", goodResult) // a's
+			n.pod("b")
+			n.Stop("a")
+		})
+	}
+}
+
+// Of two pods that have one address already, none loses it when the other goes.
+func TestAddressOfTwo(t *testing.T) {
+	n := newNode(t)
+	n.settled()
+	n.pod("a")
+	n.pod("c")
+	c, err := n.records.read("c")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Result.IPs[0] = netip.MustParseAddr("10.99.0.5")
+	if err := n.records.write(c); err != nil {
+		t.Fatal(err)
+	}
+	n.Close()
+	n.open()
+	n.set("fake", "ADD", goodResult) // a's, whoever asks
+	for _, first := range []string{"a", "c"} {
+		if _, err := n.start("b", nil); !errors.Is(err, book.ErrTaken) || !strings.Contains(err.Error(), "(sandbox "+first+")") {
+			t.Errorf("while %s is there: %v", first, err)
+		}
+		n.Stop(first)
+	}
 	n.pod("b")
 }

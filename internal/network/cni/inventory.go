@@ -74,6 +74,7 @@ func (n *Network) detachAnyhow(ctx context.Context, id string) error {
 	}
 	list, err := n.current()
 	if errors.Is(err, ErrNoNetwork) {
+		n.disclaim(id)
 		return n.records.drop(id)
 	}
 	if err != nil {

@@ -234,6 +234,7 @@ func (n *Network) Detach(ctx context.Context, id string) error {
 func (n *Network) detachLocked(ctx context.Context, id string) error {
 	a, err := n.records.read(id)
 	if errors.Is(err, fs.ErrNotExist) {
+		n.disclaim(id)
 		return n.records.drop(id)
 	}
 	if err != nil {
@@ -245,7 +246,7 @@ func (n *Network) detachLocked(ctx context.Context, id string) error {
 // remove is the DEL of a whole chain. What fails is written down and asked for again.
 func (n *Network) remove(ctx context.Context, a *attachment) error {
 	defer trace.Start(ctx, "network.cni.del")()
-	n.disclaim(a)
+	n.disclaim(a.ID)
 	if a.State != detaching {
 		a.State = detaching
 		if err := n.records.write(a); err != nil {
