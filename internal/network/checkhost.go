@@ -106,7 +106,7 @@ func (m *Manager) dropping() (out []foreignChain, err error) {
 		out = append(out, foreignChain{c, fmt.Sprintf("nft insert rule %s iifname %s accept; nft insert rule %s oifname %s accept", c, m.cfg.Bridge, c, m.cfg.Bridge)})
 	}
 	var legacy []string
-	lerr := m.inHost(func() (err error) { legacy, err = m.table.LegacyDropping(); return err })
+	lerr := m.inHost(func() (err error) { legacy, err = m.table.LegacyDropping(m.book.Subnets()); return err })
 	for _, c := range legacy {
 		out = append(out, foreignChain{"the chain FORWARD of " + c, fmt.Sprintf("%s -I FORWARD -i %s -j ACCEPT; %s -I FORWARD -o %s -j ACCEPT", c, m.cfg.Bridge, c, m.cfg.Bridge)})
 	}

@@ -5,36 +5,36 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"net"
+	"net/netip"
+	"slices"
 
 	"github.com/11f9778f/berth/internal/sys"
 )
 
 // LegacyDropping names the commands of legacy iptables whose chain FORWARD drops what no rule lets pass, and whose table has no
-// rule for the bridge: what Dropping tells of nftables. It looks at the calling thread's network namespace, executes nothing,
-// and makes no table where there is none.
-func (t *Table) LegacyDropping() ([]string, error) {
-	var out []string
+// rule that lets the bridge or its subnets pass: what Dropping tells of nftables. It looks at the calling thread's network
+// namespace, executes nothing, and makes no table where there is none. What it has found stands beside an error.
+func (t *Table) LegacyDropping(subnets []netip.Prefix) (out []string, err error) {
 	for _, l := range []legacyLayout{legacy4, legacy6} {
-		table, err := sys.LegacyFilter(l.v6)
-		if err != nil {
-			return out, err
+		table, lerr := sys.LegacyFilter(l.v6)
+		drops := false
+		if lerr == nil && table != nil {
+			drops, lerr = l.drops(table, t.bridge, subnets)
 		}
-		if table == nil {
-			continue
-		}
-		drops, err := l.drops(table, t.bridge)
-		if err != nil {
-			return out, fmt.Errorf("%s: %w", l.command, err)
+		if lerr != nil {
+			err = errors.Join(err, fmt.Errorf("%s: %w", l.command, lerr))
 		}
 		if drops {
 			out = append(out, l.command)
 		}
 	}
-	return out, nil
+	return out, err
 }
 
 // legacyLayout is where things are in a rule: struct ipt_entry and ip6t_entry of linux/netfilter_ipv4/ip_tables.h and
-// netfilter_ipv6/ip6_tables.h. After the names of the interfaces come their masks.
+// netfilter_ipv6/ip6_tables.h. It begins with the addresses from and to and their masks; after the names of the interfaces come
+// their masks, and then the protocol.
 type legacyLayout struct {
 	command             string
 	v6                  bool
@@ -53,12 +53,15 @@ const (
 	interfaceName = 16 // IFNAMSIZ
 	targetHead    = 32 // struct xt_entry_target; the verdict follows
 	verdictDrop   = ^0 // -NF_DROP - 1
+	verdictAccept = ^1 // -NF_ACCEPT - 1; one that is not negative is a chain's offset
+	onlyFragments = 1  // IPT_F_FRAG; for IPv6 IP6T_F_PROTO, a condition as well
 )
 
 var errLegacy = errors.New("the kernel's table is not what it should be")
 
-// drops tells whether the chain FORWARD drops by its policy, and no rule of the table has the bridge's name.
-func (l legacyLayout) drops(t *sys.LegacyTable, bridge string) (bool, error) {
+// drops tells whether the chain FORWARD drops by its policy, and no rule lets pass what is the bridge's: one with its name in
+// FORWARD or in a chain of the user's, or one of FORWARD for all packets or for those of the subnets.
+func (l legacyLayout) drops(t *sys.LegacyTable, bridge string, subnets []netip.Prefix) (bool, error) {
 	if t.Hooks&(1<<hookForward) == 0 {
 		return false, nil
 	}
@@ -66,20 +69,65 @@ func (l legacyLayout) drops(t *sys.LegacyTable, bridge string) (bool, error) {
 	if err != nil || verdict != verdictDrop {
 		return false, err
 	}
-	for rest := t.Rules; len(rest) > 0; {
-		if len(rest) < l.size {
+	var users uint32 // behind the last chain that has a hook come the user's
+	for hook, policy := range t.Policy {
+		if t.Hooks&(1<<hook) != 0 {
+			users = max(users, policy)
+		}
+	}
+	for at := 0; at < len(t.Rules); {
+		rule := t.Rules[at:]
+		if len(rule) < l.size {
 			return false, errLegacy
 		}
-		next := int(binary.NativeEndian.Uint16(rest[l.next:]))
-		if next < l.size || next > len(rest) {
+		next := int(binary.NativeEndian.Uint16(rule[l.next:]))
+		if next < l.size || next > len(rule) {
 			return false, errLegacy
 		}
-		if l.names(rest, bridge) {
+		forward := at >= int(t.Entry[hookForward]) && at < int(t.Policy[hookForward])
+		if (forward || at > int(users)) && l.passes(rule) && (l.names(rule, bridge) || forward && l.covers(rule, subnets)) {
 			return false, nil
 		}
-		rest = rest[next:]
+		at += next
 	}
 	return true, nil
+}
+
+// passes tells whether a rule accepts, or asks another chain.
+func (l legacyLayout) passes(rule []byte) bool {
+	verdict, err := l.verdict(rule, 0)
+	return err == nil && (verdict == verdictAccept || verdict >= 0)
+}
+
+// covers tells whether a rule accepts on no condition but one address, and that is of a network with one of the subnets in it.
+func (l legacyLayout) covers(rule []byte, subnets []netip.Prefix) bool {
+	if verdict, err := l.verdict(rule, 0); err != nil || verdict != verdictAccept {
+		return false
+	}
+	masks := l.interfaces + 2*interfaceName
+	conditions := slices.Concat(rule[masks:masks+2*interfaceName+2], // of the interfaces, and the protocol
+		[]byte{rule[l.inverse-1] & onlyFragments, rule[l.inverse]})
+	matches := int(binary.NativeEndian.Uint16(rule[l.target:])) != l.size // conditions of modules, before the target
+	if matches || slices.ContainsFunc(conditions, func(b byte) bool { return b != 0 }) {
+		return false
+	}
+	from, to := l.network(rule, 0), l.network(rule, 1)
+	if to.Bits() != 0 {
+		from, to = to, from
+	}
+	return to.Bits() == 0 && (from.Bits() == 0 || slices.ContainsFunc(subnets, func(s netip.Prefix) bool {
+		return from.Bits() <= s.Bits() && from.Contains(s.Addr())
+	}))
+}
+
+// network is where a packet of a rule comes from (0) or goes to (1). It is invalid for a mask with holes.
+func (l legacyLayout) network(rule []byte, which int) netip.Prefix {
+	n := l.interfaces / 4
+	addr, _ := netip.AddrFromSlice(rule[which*n:][:n])
+	if ones, bits := net.IPMask(rule[(2+which)*n:][:n]).Size(); bits > 0 {
+		return netip.PrefixFrom(addr, ones)
+	}
+	return netip.Prefix{}
 }
 
 // verdict is what the rule at an offset, of the standard target, does.
