@@ -160,6 +160,9 @@ func warm(ctx context.Context, targets []*target, network string) []*target {
 	})
 }
 
+// restAPod is how long the kernel may take for what is left of a pod: cgroups and namespaces die after the runtime has answered.
+const restAPod = 40 * time.Millisecond
+
 // measure does so many rounds with each target, one target after the other, so that the machine's moods meet all.
 func measure(ctx context.Context, targets []*target, network string, n, rounds int) ([]row, error) {
 	all := make([]*samples, len(targets))
@@ -171,7 +174,8 @@ func measure(ctx context.Context, targets []*target, network string, n, rounds i
 			if err := t.round(ctx, network, n, all[i]); err != nil {
 				return nil, fmt.Errorf("%s: %w", t.name, err)
 			}
-			time.Sleep(100 * time.Millisecond) // an idle node, as a user has it
+			// An idle node, as a user has it, on which the kernel has let go of what the round before had.
+			time.Sleep(max(100*time.Millisecond, time.Duration(n)*restAPod))
 		}
 	}
 	var rows []row
