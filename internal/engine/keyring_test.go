@@ -14,11 +14,10 @@ func TestSessionKeyring(t *testing.T) {
 	if _, err := os.Stat("/proc/keys"); err != nil {
 		t.Skip("this kernel has no keys: ", err)
 	}
-	const show = `grep _ses.engine-test /proc/keys`
-	for name, o := range map[string]CreateOptions{
-		"host's users": options(t, "sh", "-c", show+"; sleep 1000"), "user namespace": userOptions(t, "sh", "-c", show+"; sleep 1000"),
-	} {
+	for name, o := range map[string]CreateOptions{"host's users": options(t), "user namespace": userOptions(t)} {
 		t.Run(name, func(t *testing.T) {
+			show := "grep " + keyringName(o.ID) + ": /proc/keys" // of others that are gone the kernel may still list some
+			o.Spec.Process.Args = []string{"sh", "-c", show + "; sleep 1000"}
 			r, w, err := os.Pipe()
 			if err != nil {
 				t.Fatal(err)
@@ -47,7 +46,8 @@ func TestSessionKeyring(t *testing.T) {
 			}
 		})
 	}
-	o := options(t, "sh", "-c", show)
+	o := options(t)
+	o.Spec.Process.Args = []string{"sh", "-c", "grep " + keyringName(o.ID) + ": /proc/keys"}
 	o.NoKeyring = true
 	o.Spec.Linux.MaskedPaths = nil
 	if out, _ := run(t, o); strings.Contains(out, keyringName(o.ID)) {
