@@ -168,7 +168,7 @@ func cgroupMounts(mountinfo []byte) []Hierarchy {
 		if slices.Contains(strings.Split(pre[5], ","), "ro") {
 			continue
 		}
-		h := Hierarchy{MountPoint: unescape(pre[4]), V2: post[0] == "cgroup2"}
+		h := Hierarchy{MountPoint: sys.MountPath(pre[4]), V2: post[0] == "cgroup2"}
 		if !h.V2 {
 			h.Controllers, h.Name = superOptions(post[2])
 		}
@@ -199,12 +199,4 @@ func superOptions(options string) (controllers []string, name string) {
 		}
 	}
 	return controllers, name
-}
-
-// unescape undoes the mount table's octal escapes of space, tab, newline and backslash.
-func unescape(s string) string {
-	if !strings.Contains(s, `\`) { // nearly always: a replacer costs tables
-		return s
-	}
-	return strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`).Replace(s)
 }

@@ -11,6 +11,8 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+
+	"github.com/11f9778f/berth/internal/sys"
 )
 
 // ErrUnsupported is wrapped by errors that say that a container can't be dumped because of what it shares.
@@ -231,7 +233,7 @@ func parseMounts(text string) ([]mount, error) {
 		if err != nil {
 			return nil, fmt.Errorf("mountinfo: line %q: %w", line, err)
 		}
-		m := mount{id: id, root: unescape(f[3]), target: unescape(f[4]), fstype: b[0]}
+		m := mount{id: id, root: sys.MountPath(f[3]), target: sys.MountPath(f[4]), fstype: b[0]}
 		if len(b) > 2 {
 			m.options = b[2]
 		}
@@ -244,14 +246,6 @@ func parseMounts(text string) ([]mount, error) {
 		out = append(out, m)
 	}
 	return out, nil
-}
-
-// unescape reads the octal of space, tab, newline and backslash.
-func unescape(s string) string {
-	if !strings.Contains(s, `\`) { // nearly always: a replacer costs tables
-		return s
-	}
-	return strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`).Replace(s)
 }
 
 // freezer is the folder of the cgroup that freezes a process: of the v1 controller, or of v2.

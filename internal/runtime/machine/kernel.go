@@ -265,20 +265,12 @@ func (Kernel) Mounts(_ context.Context, dir string) ([]string, error) {
 		if len(fields) < 5 {
 			continue
 		}
-		if p := unescape(fields[4]); strings.HasPrefix(p, real+"/") {
+		if p := sys.MountPath(fields[4]); strings.HasPrefix(p, real+"/") {
 			out = append(out, dir+strings.TrimPrefix(p, real))
 		}
 	}
 	slices.Reverse(out)
 	return out, nil
-}
-
-// unescape undoes the octal escapes of mountinfo.
-func unescape(s string) string {
-	if !strings.Contains(s, `\`) { // nearly always: a replacer costs tables
-		return s
-	}
-	return strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`).Replace(s)
 }
 
 // BootID names the present boot.
