@@ -25,10 +25,9 @@ type sourceDir struct {
 func newSources(o CreateOptions) sources {
 	s := sources{wanted: map[string]int{}, dirs: map[string]*sourceDir{}}
 	for _, m := range o.Spec.Mounts {
-		if opts, err := parseMountOptions(m.Options); err != nil || !opts.bind && m.Type != "bind" {
-			continue
+		if isBind(m.Type, m.Options) {
+			s.wanted[filepath.Dir(o.bindSource(m))]++
 		}
-		s.wanted[filepath.Dir(o.bindSource(m))]++
 	}
 	return s
 }

@@ -54,17 +54,16 @@ func blankFor(o CreateOptions) *os.File {
 		return nil
 	}
 	for _, m := range o.Spec.Mounts {
-		if opts, err := parseMountOptions(m.Options); err != nil || !opts.bind && !withoutPaths[m.Type] {
+		if !isBind(m.Type, m.Options) && !withoutPaths[m.Type] {
 			return nil
 		}
 	}
 	return o.Blank.prepared()
 }
 
-// withoutPaths are the types of mounts for which the child needs no path of the host: those that have none, and binds, which the
-// parent prepares.
+// withoutPaths are the types of filesystems that are made of no path of the host. Of a bind the parent makes a copy.
 var withoutPaths = map[string]bool{
-	"bind": true, "proc": true, "sysfs": true, "tmpfs": true, "devpts": true, "mqueue": true, "cgroup": true, "cgroup2": true,
+	"proc": true, "sysfs": true, "tmpfs": true, "devpts": true, "mqueue": true, "cgroup": true, "cgroup2": true,
 }
 
 // beginBlank takes the child into a copy of the namespace.

@@ -34,10 +34,9 @@ var deviceModes = map[string]uint32{"c": unix.S_IFCHR, "u": unix.S_IFCHR, "b": u
 func (u *setup) devices() error {
 	hasPts, bound := false, false
 	for _, m := range u.o.Spec.Mounts {
-		opts, _ := parseMountOptions(m.Options)
 		switch relative(m.Destination) {
 		case "dev":
-			bound = m.Type == "bind" || opts.bind
+			bound = isBind(m.Type, m.Options)
 		case "dev/pts":
 			hasPts = true
 		}

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -9,14 +10,14 @@ import (
 
 // mountOptions is the meaning of an fstab-style option list (runtime-spec config.md, Mounts).
 type mountOptions struct {
-	bind, recursive bool
-	remount         bool
-	attr            unix.MountAttr // of the mount itself; Propagation too
-	rattr           unix.MountAttr // of the mount and all below it
-	data            []string       // what the filesystem itself is told, "key=value" or "flag"
-	idmap           extent         // translate owners
-	copyUp          bool           // a tmpfs begins with what it hides
-	maps            IDMappings     // of a rootfs: "uidmap=" and "gidmap="
+	recursive bool
+	remount   bool
+	attr      unix.MountAttr // of the mount itself; Propagation too
+	rattr     unix.MountAttr // of the mount and all below it
+	data      []string       // what the filesystem itself is told, "key=value" or "flag"
+	idmap     extent         // translate owners
+	copyUp    bool           // a tmpfs begins with what it hides
+	maps      IDMappings     // of a rootfs: "uidmap=" and "gidmap="
 }
 
 // extent says how much of a mount tree an option is for.
@@ -68,15 +69,19 @@ var ignoredOptions = map[string]bool{
 }
 
 // parseMountOptions sorts an option list. Options that it does not know belong to the filesystem.
+// isBind tells whether a mount shows what is mounted elsewhere already (mount(8), "Bind mount operation").
+func isBind(fstype string, options []string) bool {
+	return fstype == "bind" || slices.Contains(options, "bind") || slices.Contains(options, "rbind")
+}
+
 func parseMountOptions(options []string) (mountOptions, error) {
 	var o mountOptions
 	for _, opt := range options {
 		switch {
 		case ignoredOptions[opt]:
-		case opt == "bind":
-			o.bind = true
+		case opt == "bind": // see isBind
 		case opt == "rbind":
-			o.bind, o.recursive = true, true
+			o.recursive = true
 		case opt == "idmap":
 			o.idmap = topmost
 		case opt == "ridmap":

@@ -28,7 +28,7 @@ func (u *setup) addMount(m specs.Mount, earlier []specs.Mount) error {
 	if err != nil {
 		return err
 	}
-	bind := opts.bind || m.Type == "bind"
+	bind := isBind(m.Type, m.Options)
 	switch {
 	case opts.remount:
 		u.remount(m, opts, bind)

@@ -113,8 +113,7 @@ func (p *Process) reap(fd int) (ended bool) {
 
 // inspect learns the end of a process that is nobody's child here.
 func (p *Process) inspect(fd int) (ended bool) {
-	poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
-	if n, err := unix.Poll(poll, 0); err == nil && n == 0 {
+	if readable, broken := sys.Readable(uintptr(fd)); !readable && !broken {
 		return false
 	}
 	ws, err := sys.PidFDExit(p.pidfd, p.pid)

@@ -88,7 +88,7 @@ func openMount(m Mount) (*os.File, error) {
 	}
 	var f *os.File
 	switch {
-	case opts.bind || m.Type == "bind":
+	case isBind(m.Type, m.Options):
 		opts.recursive = true
 		f, err = bindMapped(m.Source, opts, idmap)
 	case m.Type == "overlay":
