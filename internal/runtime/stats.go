@@ -60,13 +60,18 @@ func AllContainerStats[T any](ctx context.Context, r *Runtime, pick func(Contain
 	}
 	ctx, cancel := context.WithTimeout(ctx, firstMeasure)
 	defer cancel()
-	return inParallel(which, func(c *container) (out T, err error) {
-		s, err := r.statsOf(ctx, c)
+	return inParallel(which, then(func(c *container) (ContainerStats, error) { return r.statsOf(ctx, c) }, convert))
+}
+
+// then reads an object and converts what it has read.
+func then[O, S, R any](read func(O) (S, error), convert func(S) R) func(O) (R, error) {
+	return func(o O) (out R, err error) {
+		s, err := read(o)
 		if err == nil {
 			out = convert(s)
 		}
 		return out, err
-	})
+	}
 }
 
 // inParallel calls f for each object, on as many goroutines as there are processors, and returns the
@@ -135,13 +140,7 @@ func AllSandboxStats[T any](ctx context.Context, r *Runtime, pick func(SandboxSt
 	ctx, cancel := context.WithTimeout(ctx, firstMeasure)
 	defer cancel()
 	network := sync.OnceValue(func() map[string]InterfaceUsage { return r.networkUsage(ctx) })
-	return inParallel(which, func(sb *sandbox) (out T, err error) {
-		s, err := r.sandboxStatsOf(ctx, sb, network)
-		if err == nil {
-			out = convert(s)
-		}
-		return out, err
-	})
+	return inParallel(which, then(func(sb *sandbox) (SandboxStats, error) { return r.sandboxStatsOf(ctx, sb, network) }, convert))
 }
 
 // networkUsage is what the network tells of all pods at once, if it does.

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 )
 
@@ -60,26 +61,24 @@ func following(path string, mine fs.FileInfo) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	files := []string{}
+	var names []string
+	var files []fs.FileInfo
 	for _, e := range entries {
 		name := filepath.Join(filepath.Dir(path), e.Name())
 		if s, ok := strings.CutPrefix(e.Name(), filepath.Base(path)+"."); !ok || !stamp.MatchString(s) {
 			continue
 		}
-		if _, err := os.Stat(name); err == nil { // a link that leads nowhere is none
-			files = append(files, name)
+		if st, err := os.Stat(name); err == nil { // a link that leads nowhere is none
+			names, files = append(names, name), append(files, st)
 		}
 	}
-	files = append(files, path)
-	for i, name := range files[:len(files)-1] {
-		if st, err := os.Stat(name); err == nil && os.SameFile(st, mine) {
-			return files[i+1], nil
-		}
+	names = append(names, path)
+	at := slices.IndexFunc(files, func(f fs.FileInfo) bool { return os.SameFile(f, mine) }) + 1
+	if at == 0 {
+		at = slices.IndexFunc(files, func(f fs.FileInfo) bool { return !f.ModTime().Before(mine.ModTime()) })
 	}
-	for _, name := range files[:len(files)-1] {
-		if st, err := os.Stat(name); err == nil && !st.ModTime().Before(mine.ModTime()) {
-			return name, nil
-		}
+	if at < 0 {
+		return path, nil
 	}
-	return path, nil
+	return names[at], nil
 }

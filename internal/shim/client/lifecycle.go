@@ -26,19 +26,28 @@ func statusError(resp *ttrpc.Response) error { return status.ErrorProto(resp.Sta
 func (s *Shim) hello(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
-	s.starts.Store(false) // an earlier version does not say that it does
-	r, err := s.Berth().Hello(ctx, &pb.HelloRequest{EventsAddress: s.g.m.events.address})
+	s.starts.Store(false) // until it says so
+	r, err := s.greet(ctx, s.Berth())
 	if errors.Is(err, context.DeadlineExceeded) {
 		return nil // it is stuck, and known to be; it will hear when it wakes
 	}
 	if err != nil {
 		return fmt.Errorf("greet shim: %w", err)
 	}
-	s.starts.Store(r.Starts)
 	if r.Group != s.g.id {
 		return fmt.Errorf("greet shim: it keeps group %q, not %q", r.Group, s.g.id)
 	}
 	return nil
+}
+
+// greet says Hello, and learns what the shim can do.
+func (s *Shim) greet(ctx context.Context, shim pb.ShimService) (*pb.HelloResponse, error) {
+	r, err := shim.Hello(ctx, &pb.HelloRequest{EventsAddress: s.g.m.events.address})
+	if err != nil {
+		return nil, err
+	}
+	s.starts.Store(r.Starts)
+	return r, nil
 }
 
 // reportEnded reports the containers that have ended: events that a dead shim had not sent are lost with it.

@@ -143,8 +143,7 @@ func (g *group) comeBack(ctx context.Context, p *process) error {
 		c.Close()
 		return fmt.Errorf("process %d answers in place of %d", pid, p.pid)
 	}
-	r, err := pb.NewShimClient(c.client).Hello(ctx, &pb.HelloRequest{EventsAddress: g.m.events.address})
-	if err != nil {
+	if _, err := g.shim.greet(ctx, pb.NewShimClient(c.client)); err != nil {
 		c.Close() // it was the old one, about to go
 		return err
 	}
@@ -152,7 +151,6 @@ func (g *group) comeBack(ctx context.Context, p *process) error {
 		c.Close()
 		return err
 	}
-	g.shim.starts.Store(r.Starts)
 	g.shim.connected(c)
 	return nil
 }
