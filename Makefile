@@ -145,11 +145,14 @@ containerd: .cache/containerd/bin/$(CONTAINERD)
 	  $(foreach cmd,containerd ctr containerd-shim-runc-v2,github.com/containerd/containerd/v2/cmd/$(cmd)@$(CONTAINERD)) \
 	  && touch $@ || echo "containerd could not be built: the tests with it will be skipped"
 
+# $(call apt,PACKAGES) installs them, after a look for newer ones if need be.
+apt = { apt-get install -y -q --no-install-recommends $(1) || { apt-get update -q && apt-get install -y -q --no-install-recommends $(1); }; } </dev/null
+
 # The plugins that the CNI network is tested with and that a stock containerd uses, and what two of them call.
 CNI_PLUGINS := v1.9.1
 CNI_STAMP   := .cache/cni/$(CNI_PLUGINS)
 cni: $(CNI_STAMP)
-	@command -v iptables >/dev/null || { apt-get install -y -q --no-install-recommends iptables || { apt-get update -q && apt-get install -y -q --no-install-recommends iptables; }; } </dev/null \
+	@command -v iptables >/dev/null || $(call apt,iptables) \
 	  || echo "iptables could not be installed: the tests of the firewall plugin will be skipped"
 $(CNI_STAMP):
 	CGO_ENABLED=0 GOBIN=$(CURDIR)/.cache/cni go install -trimpath -ldflags "-s -w" \
@@ -171,18 +174,18 @@ gvisor: .cache/gvisor/bin/$(GVISOR) ## runsc and its shim from the Go proxy, som
 	  CGO_ENABLED=0 go build -C "$$src" -trimpath -ldflags "-s -w" -o $(CURDIR)/.cache/gvisor/bin/containerd-shim-runsc-v1 ./shim && touch $@
 
 qemu:
-	@command -v qemu-system-x86_64 >/dev/null || { apt-get install -y -q --no-install-recommends qemu-system-x86 || { apt-get update -q && apt-get install -y -q --no-install-recommends qemu-system-x86; }; } </dev/null \
+	@command -v qemu-system-x86_64 >/dev/null || $(call apt,qemu-system-x86) \
 	  || echo "qemu-system-x86 could not be installed: the tests in virtual machines will be skipped"
 # Filesystems with quota, for the store's tests in virtual machines.
 mkfs:
-	@{ command -v mkfs.ext4 && command -v mkfs.xfs; } >/dev/null || { apt-get install -y -q --no-install-recommends e2fsprogs xfsprogs || { apt-get update -q && apt-get install -y -q --no-install-recommends e2fsprogs xfsprogs; }; } </dev/null \
+	@{ command -v mkfs.ext4 && command -v mkfs.xfs; } >/dev/null || $(call apt,e2fsprogs xfsprogs) \
 	  || echo "e2fsprogs and xfsprogs could not be installed: tests of project quota will be skipped"
 # What the store does to a disk, for the test that cuts its power.
 strace:
-	@command -v strace >/dev/null || { apt-get install -y -q --no-install-recommends strace || { apt-get update -q && apt-get install -y -q --no-install-recommends strace; }; } </dev/null \
+	@command -v strace >/dev/null || $(call apt,strace) \
 	  || echo "strace could not be installed: the test of power cuts will be skipped"
 busybox:
-	@dpkg -s busybox-static >/dev/null 2>&1 || { apt-get install -y -q busybox-static || { apt-get update -q && apt-get install -y -q busybox-static; }; } </dev/null \
+	@dpkg -s busybox-static >/dev/null 2>&1 || $(call apt,busybox-static) \
 	  || echo "busybox-static could not be installed: the registry tests will be skipped"
 crictl:
 	@[ -x $(TOOLS)/crictl ] || { dir=$$(go mod download -json $(CRITOOLS) | sed -n 's/.*"Dir": "\(.*\)".*/\1/p') && \
