@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -15,28 +16,27 @@ const maxConfig = 16 << 20
 
 // LoadSpec reads the bundle's config.json.
 func LoadSpec(bundle string) (*specs.Spec, error) {
-	b, err := readConfig(bundle)
-	if err != nil {
+	var b bytes.Buffer
+	if err := readConfig(bundle, &b); err != nil {
 		return nil, err
 	}
-	return ParseSpec(b)
+	return ParseSpec(b.Bytes())
 }
 
-func readConfig(bundle string) ([]byte, error) {
+func readConfig(bundle string, b *bytes.Buffer) error {
 	path := filepath.Join(bundle, "config.json")
 	f, err := os.Open(path)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, maxConfig+1))
-	if err != nil {
-		return nil, err
+	if _, err := b.ReadFrom(io.LimitReader(f, maxConfig+1)); err != nil {
+		return err
 	}
-	if len(b) > maxConfig {
-		return nil, fmt.Errorf("%s is larger than %d bytes", path, maxConfig)
+	if b.Len() > maxConfig {
+		return fmt.Errorf("%s is larger than %d bytes", path, maxConfig)
 	}
-	return b, nil
+	return nil
 }
 
 // ParseSpec decodes an OCI runtime configuration.

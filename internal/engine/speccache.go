@@ -1,8 +1,11 @@
 package engine
 
 import (
+	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"slices"
 	"sync"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -23,14 +26,47 @@ const maxProfiles = 16
 
 // LoadSpec is the function LoadSpec. The profile, linux.seccomp, may be shared with other specs: it must not be changed.
 func (c *SpecCache) LoadSpec(bundle string) (*specs.Spec, error) {
-	b, err := readConfig(bundle)
-	if err != nil {
+	if c == nil {
+		return LoadSpec(bundle)
+	}
+	room := configs.Get().(*bytes.Buffer)
+	defer configs.Put(room)
+	room.Reset()
+	if err := readConfig(bundle, room); err != nil {
 		return nil, err
 	}
-	if c == nil {
-		return ParseSpec(b)
+	b, profile := c.cut(room.Bytes())
+	s, err := c.parse(b, profile)
+	if errors.Is(err, errMisplaced) {
+		return c.parse(room.Bytes(), nil)
 	}
-	return c.parse(b)
+	return s, err
+}
+
+// configs has room for a config.json: nothing that is read of it keeps the text.
+var configs = sync.Pool{New: func() any { return new(bytes.Buffer) }}
+
+// stead stands for a profile that was cut out of a spec.
+const stead = "0"
+
+var errMisplaced = errors.New("the profile is not where it belongs")
+
+// cut leaves the first profile of a spec out if it is one that is remembered: decoding the JSON would go over it several
+// times. Quotes in strings are escaped, so what it finds is a key with its value, though maybe not linux.seccomp.
+func (c *SpecCache) cut(b []byte) ([]byte, *specs.LinuxSeccomp) {
+	key := []byte(`,"seccomp":`)
+	before, after, found := bytes.Cut(b, key)
+	if !found {
+		return b, nil
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for raw, p := range c.profiles {
+		if len(after) > len(raw) && string(after[:len(raw)]) == raw {
+			return slices.Concat(before, key, []byte(stead), after[len(raw):]), p
+		}
+	}
+	return b, nil
 }
 
 // The fields of these hide those of the embedded types, so that the profile stays as it is, and so that no decoder is made
@@ -51,7 +87,8 @@ type (
 	}
 )
 
-func (c *SpecCache) parse(b []byte) (*specs.Spec, error) {
+// parse decodes a spec. With a profile that cut has left out it returns errMisplaced unless that was linux.seccomp.
+func (c *SpecCache) parse(b []byte, known *specs.LinuxSeccomp) (*specs.Spec, error) {
 	var l lazySpec
 	if err := json.Unmarshal(b, &l); err != nil {
 		return nil, fmt.Errorf("config.json: %w", err)
@@ -62,10 +99,17 @@ func (c *SpecCache) parse(b []byte) (*specs.Spec, error) {
 	if l.Solaris != nil || l.Windows != nil || l.VM != nil || l.ZOS != nil || l.FreeBSD != nil {
 		l.Spec.VM = &specs.VM{}
 	}
+	if known != nil && (l.Linux == nil || string(l.Linux.Seccomp) != stead) {
+		return nil, errMisplaced
+	}
 	if l.Linux == nil {
 		return &l.Spec, nil
 	}
 	l.Spec.Linux = &l.Linux.Linux
+	if known != nil {
+		l.Spec.Linux.Seccomp = known
+		return &l.Spec, nil
+	}
 	if len(l.Linux.Seccomp) == 0 {
 		return &l.Spec, nil
 	}

@@ -26,7 +26,14 @@ func TestSpecCache(t *testing.T) {
 		t.Fatal(err)
 	}
 	cache := &SpecCache{}
+	known := `{"defaultAction":"SCMP_ACT_LOG"}`
 	for name, config := range map[string]string{
+		"known": `{"linux":{"cgroupsPath":"/x","seccomp":` + known + `,"mountLabel":"m"},"hostname":"h"}`,
+		"alone": `{"linux":{"seccomp":` + known + `}}`, "elsewhere": `{"x":{"y":1,"seccomp":` + known + `},"linux":{"mountLabel":"m"}}`,
+		"elsewhere too": `{"x":{"y":1,"seccomp":` + known + `},"linux":{"mountLabel":"m","seccomp":{}}}`,
+		"twice":         `{"linux":{"mountLabel":"m","seccomp":` + known + `,"seccomp":{"defaultAction":"x"}}}`,
+		"quoted":        `{"annotations":{"a":",\"seccomp\":{}","seccomp":"x"},"linux":{"mountLabel":",\"seccomp\":{}","seccomp":` + known + `}}`,
+		"cut short":     `{"linux":{"mountLabel":"m","seccomp":` + known, "followed by nonsense": `{"linux":{"mountLabel":"m","seccomp":` + known + `1}}`,
 		"profile": string(with), "no profile": `{"linux":{"seccomp":null,"cgroupsPath":"/x"}}`, "no linux": `{"hostname":"h"}`,
 		"other case": `{"Linux":{"Seccomp":{"defaultAction":"SCMP_ACT_ALLOW"}}}`, "empty": `{}`, "no JSON": `{`,
 		"bad profile": `{"linux":{"seccomp":[]}}`, "bad spec": `{"linux":[]}`,
@@ -36,13 +43,22 @@ func TestSpecCache(t *testing.T) {
 			t.Fatal(err)
 		}
 		want, wantErr := LoadSpec(dir)
-		got, err := cache.LoadSpec(dir)
-		if (err == nil) != (wantErr == nil) || err == nil && !cmp.Equal(got, want) {
-			t.Errorf("%s: %v, %v; without a cache: %v", name, cmp.Diff(got, want), err, wantErr)
+		if _, err := cache.profile(known); err != nil {
+			t.Fatal(err)
+		}
+		for _, round := range []string{"first", "again"} {
+			got, err := cache.LoadSpec(dir)
+			if (err == nil) != (wantErr == nil) || err == nil && !cmp.Equal(got, want) {
+				t.Errorf("%s, %s: %v, %v; without a cache: %v", name, round, cmp.Diff(got, want), err, wantErr)
+			}
 		}
 	}
-	a, _ := cache.parse(with)
-	b, _ := cache.parse(with)
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "config.json"), with, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	a, _ := cache.parse(with, nil)
+	b, _ := cache.LoadSpec(dir)
 	fa, err := cache.filter(a.Linux.Seccomp)
 	fb, _ := cache.filter(b.Linux.Seccomp)
 	if a.Linux.Seccomp != b.Linux.Seccomp || fa != fb || err != nil || fa == nil {

@@ -2,7 +2,6 @@ package runtime
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -240,7 +239,7 @@ func (c *container) build(ctx context.Context) error {
 	c.process = oci.Process
 	c.mu.Unlock()
 	return c.sb.ledger.do(ctx, effect{kind: kindBundle, object: c.id, do: func(context.Context) error {
-		return writeBundle(c.r.store.bundle(c.id), oci)
+		return c.writeBundle(oci)
 	}})
 }
 
@@ -256,7 +255,7 @@ func (c *container) makeSpec(ctx context.Context, img Image, volumes map[int]str
 	b := specBuilder{
 		sandbox: c.sb.get(), container: st, image: img, who: who,
 		podDir: c.r.store.podDir(c.sb.id), oomAdj: c.r.oomAdj, volumes: volumes, lsm: c.r.cfg.LSM, cdiDirs: c.r.cfg.CDIDirs,
-		sources: &c.r.sources, classes: c.r.cfg.Classes, handler: c.r.handler(c.sb.get().Spec.Handler),
+		writer: &c.r.specs, sources: &c.r.sources, classes: c.r.cfg.Classes, handler: c.r.handler(c.sb.get().Spec.Handler),
 	}
 	if st.Spec.PID == NamespaceTarget {
 		if b.target, err = c.targetPid(); err != nil {
@@ -266,12 +265,12 @@ func (c *container) makeSpec(ctx context.Context, img Image, volumes map[int]str
 	return b.build(ctx)
 }
 
-func writeBundle(dir string, s *specs.Spec) error {
+func (c *container) writeBundle(s *specs.Spec) error {
+	dir := c.r.store.bundle(c.id)
 	if err := os.MkdirAll(filepath.Join(dir, "rootfs"), 0o700); err != nil {
 		return err
 	}
-	engine.KeepRawEnv(s)
-	b, err := json.Marshal(s)
+	b, err := c.r.specs.Marshal(s)
 	if err != nil {
 		return err
 	}

@@ -15,6 +15,7 @@ import (
 
 	"github.com/containerd/errdefs"
 
+	"github.com/11f9778f/berth/internal/engine"
 	"github.com/11f9778f/berth/internal/runtime/resclass"
 )
 
@@ -120,6 +121,7 @@ type Runtime struct {
 
 	repaired atomic.Uint64
 	sources  sources
+	specs    engine.SpecWriter
 }
 
 // Open takes over what an earlier Runtime with the same RunDir left, running containers untouched,

@@ -13,7 +13,6 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/11f9778f/berth/internal/engine"
-	"github.com/11f9778f/berth/internal/engine/seccomp"
 	"github.com/11f9778f/berth/internal/runtime/resclass"
 )
 
@@ -31,6 +30,7 @@ type specBuilder struct {
 	lsm       LSM
 	cdiDirs   []string
 	classes   *resclass.Classes
+	writer    *engine.SpecWriter
 	sources   *sources
 	handler   Handler
 	rules     []specs.LinuxDeviceCgroup // for the devices that were asked for
@@ -272,7 +272,7 @@ func (b *specBuilder) seccomp() (err error) {
 	case sec.Seccomp == SeccompLocalhost:
 		b.out.Linux.Seccomp, err = loadSeccomp(sec.SeccompProfile)
 	default:
-		b.out.Linux.Seccomp, err = seccomp.Default(b.out.Process.Capabilities.Bounding)
+		b.out.Linux.Seccomp, err = b.writer.DefaultSeccomp(b.out.Process.Capabilities.Bounding)
 	}
 	return err
 }

@@ -13,6 +13,8 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/google/go-cmp/cmp"
 	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/11f9778f/berth/internal/engine"
 )
 
 func builder(t *testing.T, change func(*SandboxSpec, *ContainerSpec, *ImageConfig)) *specBuilder {
@@ -24,7 +26,7 @@ func builder(t *testing.T, change func(*SandboxSpec, *ContainerSpec, *ImageConfi
 	if change != nil {
 		change(&sb, &c, &img)
 	}
-	return &specBuilder{sources: &sources{},
+	return &specBuilder{writer: &engine.SpecWriter{}, sources: &sources{},
 		sandbox:   SandboxStatus{ID: "sb", Spec: sb, NetNS: "/n", IPC: "/i", UTS: "/u", CgroupPath: "/berth/poda"},
 		container: ContainerStatus{ID: "c", Spec: c, CgroupPath: "/berth/poda/c"},
 		image:     Image{Config: img}, who: identity{uid: 5, gid: 6, groups: []uint32{6}, home: "/home/x"},

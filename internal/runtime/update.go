@@ -203,7 +203,7 @@ func (c *container) rewriteBundle(res Resources) error {
 	devices := s.Linux.Resources.Devices
 	s.Linux.Resources = res.OCI()
 	s.Linux.Resources.Devices = devices
-	return writeBundle(c.r.store.bundle(c.id), s)
+	return c.writeBundle(s)
 }
 
 // merge overlays the fields of n that are set.

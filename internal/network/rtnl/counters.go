@@ -87,12 +87,14 @@ func (c *Conn) dump(m message, kind uint16, f func(data []byte)) error {
 	if err := c.sock.Send(m.req.Serialize()); err != nil {
 		return fmt.Errorf("%s: %w", m.what, err)
 	}
+	buf := rooms.Get().(*[16 << 10]byte)
+	defer rooms.Put(buf)
 	for {
-		n, err := c.sock.Receive(c.buf)
+		n, err := c.sock.Receive(buf[:])
 		if err != nil {
 			return fmt.Errorf("%s: %w", m.what, err)
 		}
-		answers, err := syscall.ParseNetlinkMessage(c.buf[:n])
+		answers, err := syscall.ParseNetlinkMessage(buf[:n])
 		if err != nil {
 			return fmt.Errorf("%s: %w", m.what, err)
 		}

@@ -14,6 +14,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"sync"
 	"syscall"
 
 	"github.com/vishvananda/netlink/nl"
@@ -24,9 +25,11 @@ import (
 // Conn is a connection to one network namespace. It is for one goroutine at a time.
 type Conn struct {
 	sock  *sys.RouteSocket
-	buf   []byte
 	found int // index of the link that the last batch asked for
 }
+
+// rooms has room for what one read may bring: each pod's start reads on several connections.
+var rooms = sync.Pool{New: func() any { return new([16 << 10]byte) }}
 
 // Dial connects to the network namespace ns, or to that of the calling thread where ns is nil.
 func Dial(ns *os.File) (*Conn, error) {
@@ -34,7 +37,7 @@ func Dial(ns *os.File) (*Conn, error) {
 	open := func() error {
 		sock, err := sys.OpenRouteSocket()
 		if err == nil {
-			c = &Conn{sock: sock, buf: make([]byte, 16<<10)}
+			c = &Conn{sock: sock}
 		}
 		return err
 	}
@@ -76,13 +79,15 @@ func (c *Conn) do(msgs ...message) error {
 
 // collect reads answers until that of the last message.
 func (c *Conn) collect(msgs []message) error {
+	buf := rooms.Get().(*[16 << 10]byte)
+	defer rooms.Put(buf)
 	var first error
 	for {
-		n, err := c.sock.Receive(c.buf)
+		n, err := c.sock.Receive(buf[:])
 		if err != nil {
 			return fmt.Errorf("%s: %w", msgs[0].what, err)
 		}
-		answers, err := syscall.ParseNetlinkMessage(c.buf[:n])
+		answers, err := syscall.ParseNetlinkMessage(buf[:n])
 		if err != nil {
 			return fmt.Errorf("%s: %w", msgs[0].what, err)
 		}

@@ -27,6 +27,8 @@ const (
 	eventTimeout = 5 * time.Second
 	// maxRefusals is how often an event is sent that the daemon answers with an error which may be of the moment.
 	maxRefusals = 5
+	// eventLinger is how long the connection stays for the next event: to make one costs both sides more than an event does.
+	eventLinger = time.Second
 	// firstEventPause doubles from try to try.
 	firstEventPause, longestEventPause = 100 * time.Millisecond, 10 * time.Second
 )
@@ -46,13 +48,14 @@ type publisher struct {
 	bytes   int // of queue
 	lost    int // dropped since the daemon last took an event
 	running bool
-	idle    chan struct{} // closed when the queue is empty; replaced when it is not
+	idle    chan struct{} // closed when all is sent; replaced when there is more
+	isIdle  bool
 }
 
 func newPublisher(namespace, address string, log *slog.Logger) *publisher {
 	idle := make(chan struct{})
 	close(idle)
-	return &publisher{namespace: namespace, address: address, log: log, wake: make(chan struct{}, 1), idle: idle}
+	return &publisher{namespace: namespace, address: address, log: log, wake: make(chan struct{}, 1), idle: idle, isIdle: true}
 }
 
 // listen names the daemon's socket and sends what waits.
@@ -87,8 +90,8 @@ func (p *publisher) publish(event containerd.Event) {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if len(p.queue) == 0 && !p.running {
-		p.idle = make(chan struct{})
+	if p.isIdle {
+		p.idle, p.isIdle = make(chan struct{}), false
 	}
 	p.queue = append(p.queue, e)
 	p.bytes += size(e)
@@ -127,7 +130,8 @@ func (p *publisher) sent(e *containerd.Envelope) {
 	}
 }
 
-// run sends until the queue is empty. It sleeps while the daemon is away, longer each time; Hello wakes it.
+// run sends until the queue is empty, and has been for a while. It sleeps while the daemon is away, longer each time; Hello
+// wakes it.
 func (p *publisher) run() {
 	var client *ttrpc.Client
 	var to string
@@ -135,6 +139,9 @@ func (p *publisher) run() {
 	refusals, wait := 0, firstEventPause
 	for {
 		next, address := p.next()
+		if next == nil && p.linger() {
+			continue
+		}
 		if client != nil && (to != address || next == nil) {
 			client.Close()
 			client = nil
@@ -168,16 +175,33 @@ func (p *publisher) run() {
 	}
 }
 
-// next is what is to be sent, and where to; nil ends the sender.
+// next is what is to be sent, and where to; nil if there is nothing.
 func (p *publisher) next() (*containerd.Envelope, string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if len(p.queue) == 0 {
-		p.running = false
-		close(p.idle)
-		return nil, ""
+	if len(p.queue) > 0 {
+		return p.queue[0], p.address
 	}
-	return p.queue[0], p.address
+	if !p.isIdle {
+		close(p.idle)
+		p.isIdle = true
+	}
+	return nil, ""
+}
+
+// linger tells whether more has come soon; else the sender must end.
+func (p *publisher) linger() bool {
+	more := time.NewTimer(eventLinger)
+	defer more.Stop()
+	select {
+	case <-p.wake:
+		return true
+	case <-more.C:
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.running = len(p.queue) > 0
+	return p.running
 }
 
 // refused tells whether an error is an answer to the event itself: somebody was there and did not take it.
@@ -200,17 +224,28 @@ func hopeless(err error) bool {
 	return false
 }
 
+// forward sends an event by the connection that there is, or by a new one.
 func (p *publisher) forward(client **ttrpc.Client, address string, e *containerd.Envelope) error {
 	ctx, cancel := context.WithTimeout(context.Background(), eventTimeout)
 	defer cancel()
-	if *client == nil {
-		var d net.Dialer
-		conn, err := d.DialContext(ctx, "unix", strings.TrimPrefix(address, "unix://"))
-		if err != nil {
-			return fmt.Errorf("%w: %w", errNoDaemon, err)
+	if *client != nil {
+		err := p.send(ctx, client, e)
+		if !errors.Is(err, ttrpc.ErrClosed) {
+			return err
 		}
-		*client = ttrpc.NewClient(conn)
+		// It had lingered, and ended with its daemon.
 	}
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, "unix", strings.TrimPrefix(address, "unix://"))
+	if err != nil {
+		return fmt.Errorf("%w: %w", errNoDaemon, err)
+	}
+	*client = ttrpc.NewClient(conn)
+	return p.send(ctx, client, e)
+}
+
+// send gives a connection up at any error.
+func (p *publisher) send(ctx context.Context, client **ttrpc.Client, e *containerd.Envelope) error {
 	err := (*client).Call(ctx, containerd.EventsService, "Forward", &containerd.ForwardRequest{Envelope: e}, &wire.Empty{})
 	if err != nil {
 		(*client).Close()
