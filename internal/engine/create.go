@@ -101,6 +101,7 @@ func create(ctx context.Context, o CreateOptions) (_ *Container, err error) {
 	if c.shared, err = inCallerMounts(o.Spec); err != nil {
 		return nil, err
 	}
+	c.twoSteps = twoSteps(o.Spec)
 	c.blank = blankFor(o)
 	c.state.Chroot = c.shared || o.NoPivot
 	if c.filter, err = o.Specs.filter(o.Spec.Linux.Seccomp); err != nil {
@@ -109,16 +110,17 @@ func create(ctx context.Context, o CreateOptions) (_ *Container, err error) {
 	if c.rdt, err = newRDT(o.ID, o.Spec.Linux.IntelRdt); err != nil {
 		return nil, err
 	}
-	root := openAside(ctx, o)
-	defer root.close()
-	end := trace.Start(ctx, "engine.cgroup")
-	if c.scopes == nil { // else there is none without a process
-		if err := group.Create(ctx); err != nil {
-			return nil, err
+	root := beside(func() (*os.File, error) {
+		defer trace.Start(ctx, "engine.rootfs")()
+		return openRootfs(o)
+	})
+	// This waits, too: whoever takes a failed create back unmounts nothing that is still being made.
+	defer func() {
+		if tree, _ := root.wait(); tree != nil {
+			tree.Close()
 		}
-	}
-	end()
-	if err := c.launch(ctx, o); err != nil {
+	}()
+	if err := c.begin(ctx, o); err != nil {
 		return nil, err
 	}
 	if err := c.rdt.assign(c.state.Pid); err != nil {
@@ -137,6 +139,37 @@ func create(ctx context.Context, o CreateOptions) (_ *Container, err error) {
 	return c, c.furnish(ctx, o, tree)
 }
 
+// begin makes the cgroup and starts the child: at the same time as far as it is not born in it, for clone waits until the child
+// has executed.
+func (c *Container) begin(ctx context.Context, o CreateOptions) error {
+	if c.scopes == nil { // else there is no group without a process
+		if err := c.group.CreateV2(ctx); err != nil {
+			return err
+		}
+	}
+	child := beside(func() (*stage.Stage, error) {
+		defer trace.Start(ctx, "engine.clone")()
+		return c.clone(o)
+	})
+	var made error
+	if c.scopes == nil {
+		end := trace.Start(ctx, "engine.cgroup")
+		made = c.group.CreateV1(ctx)
+		end()
+	}
+	s, err := child.wait()
+	if s != nil {
+		err = errors.Join(err, c.follow(s))
+	}
+	if err := errors.Join(made, err); err != nil {
+		return err
+	}
+	if err := c.scoped(ctx); err != nil || !c.twoSteps {
+		return err
+	}
+	return c.secondStep(ctx, o)
+}
+
 // confine applies limits: to the cgroup, which the child joins later by itself, and to the child.
 func (c *Container) confine(ctx context.Context, o CreateOptions) error {
 	defer trace.Start(ctx, "engine.confine")()
@@ -152,13 +185,20 @@ func (c *Container) confine(ctx context.Context, o CreateOptions) error {
 }
 
 // furnish builds the container's inside, by one program.
-func (c *Container) furnish(ctx context.Context, o CreateOptions, root *os.File) error {
+func (c *Container) furnish(ctx context.Context, o CreateOptions, root *os.File) (err error) {
 	defer trace.Start(ctx, "engine.mounts")()
 	u, err := newSetup(o, c.stage, root)
 	if err != nil {
 		return err
 	}
-	defer u.close()
+	defer func() {
+		closeAll(u.files)
+		if err != nil {
+			u.sources.close()
+			return
+		}
+		go u.sources.close() // nobody has to wait for the kernel's readers
+	}()
 	u.flush = func() error {
 		err := c.stage.Run(ctx, u.p)
 		u.p, u.fresh = &stage.Program{}, false

@@ -11,7 +11,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/11f9778f/berth/internal/engine/stage"
-	"github.com/11f9778f/berth/internal/trace"
 )
 
 var cloneFlags = map[specs.LinuxNamespaceType]uintptr{
@@ -56,14 +55,12 @@ func (c *Container) buildFlags() uintptr {
 	return 0
 }
 
-// launch starts the child in its new namespaces.
-func (c *Container) launch(ctx context.Context, o CreateOptions) error {
-	defer trace.Start(ctx, "engine.clone")()
+// clone starts the child in its new namespaces.
+func (c *Container) clone(o CreateOptions) (*stage.Stage, error) {
 	l, err := launcher()
 	if err != nil {
-		return err
+		return nil, err
 	}
-	c.twoSteps = twoSteps(o.Spec)
 	a := stage.Attr{Stdin: o.Stdio.In, Stdout: o.Stdio.Out, Stderr: o.Stdio.Err, Extra: o.Files}
 	if !c.twoSteps {
 		a.Cloneflags = c.buildFlags()
@@ -74,7 +71,7 @@ func (c *Container) launch(ctx context.Context, o CreateOptions) error {
 		case ns.Type == specs.PIDNamespace && ns.Path != "":
 			f, err := openNamespace(ns)
 			if err != nil {
-				return err
+				return nil, err
 			}
 			defer f.Close()
 			joinPID = f
@@ -87,17 +84,7 @@ func (c *Container) launch(ctx context.Context, o CreateOptions) error {
 		defer v2.Close()
 		a.Cgroup = v2
 	}
-	s, err := startIn(joinPID, func() (*stage.Stage, error) { return l.Start(a) })
-	if err != nil {
-		return err
-	}
-	if err := c.follow(s); err != nil {
-		return err
-	}
-	if err := c.scoped(ctx); err != nil || !c.twoSteps {
-		return err
-	}
-	return c.secondStep(ctx, o)
+	return startIn(joinPID, func() (*stage.Stage, error) { return l.Start(a) })
 }
 
 // follow makes the child of s the container's first process.

@@ -17,21 +17,21 @@ func (u *setup) mask() {
 	u.do("open the host's /dev/null", unix.SYS_OPENAT, stage.Int(unix.AT_FDCWD), u.p.String("/dev/null"), stage.Int(openPath|unix.O_NOFOLLOW)).Into(u.scratch)
 	empty := u.p.String("")
 	const clone = unix.OPEN_TREE_CLONE | unix.OPEN_TREE_CLOEXEC | unix.AT_EMPTY_PATH
-	const move = unix.MOVE_MOUNT_F_EMPTY_PATH | unix.MOVE_MOUNT_T_EMPTY_PATH
 	for _, path := range paths {
 		what := "mask " + path
-		done, dir := new(stage.Label), new(stage.Label)
+		done, file, placed := new(stage.Label), new(stage.Label), new(stage.Label)
 		u.open(what, path, u.dest, unix.O_PATH).Tolerate(unix.ENOENT, unix.ENOTDIR).ElseGoTo(done)
-		u.do(what, unix.SYS_OPEN_TREE, u.scratch.Value(), empty, stage.Int(clone)).Into(u.mount)
-		u.do(what, unix.SYS_MOVE_MOUNT, u.mount.Value(), empty, u.dest.Value(), empty, stage.Int(move)).Tolerate(unix.ENOTDIR, unix.EINVAL).ElseGoTo(dir)
-		placed := new(stage.Label)
-		u.p.GoTo(placed)
-		u.p.Mark(dir)
+		// Asked first: closing a mount that found no place waits for the kernel's readers (RCU).
+		u.open(what, path, u.mount, unix.O_PATH|unix.O_DIRECTORY).Tolerate(unix.ENOTDIR).ElseGoTo(file)
 		u.closeCell(u.mount)
 		u.newFilesystem(what, "tmpfs", "", mountOptions{
 			attr: unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC},
 			data: []string{"nr_blocks=1", "nr_inodes=1"},
 		})
+		u.moveTo(what, u.mount.Value())
+		u.p.GoTo(placed)
+		u.p.Mark(file)
+		u.do(what, unix.SYS_OPEN_TREE, u.scratch.Value(), empty, stage.Int(clone)).Into(u.mount)
 		u.moveTo(what, u.mount.Value())
 		u.p.Mark(placed)
 		u.closeCell(u.mount)

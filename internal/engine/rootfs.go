@@ -1,7 +1,6 @@
 package engine
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -10,38 +9,7 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/11f9778f/berth/internal/trace"
 )
-
-// rootMount is a root filesystem that is being made beside other work.
-type rootMount struct {
-	made chan struct{} // closed when tree or err is there
-	tree *os.File
-	err  error
-}
-
-func openAside(ctx context.Context, o CreateOptions) *rootMount {
-	r := &rootMount{made: make(chan struct{})}
-	go func() {
-		defer close(r.made)
-		defer trace.Start(ctx, "engine.rootfs")()
-		r.tree, r.err = openRootfs(o)
-	}()
-	return r
-}
-
-func (r *rootMount) wait() (*os.File, error) {
-	<-r.made
-	return r.tree, r.err
-}
-
-// close waits, too: whoever takes a failed create back unmounts nothing that is still being made.
-func (r *rootMount) close() {
-	if tree, _ := r.wait(); tree != nil {
-		tree.Close()
-	}
-}
 
 // openRootfs makes the detached mount that becomes the container's root.
 func openRootfs(o CreateOptions) (*os.File, error) {

@@ -39,13 +39,6 @@ func newSetup(o CreateOptions, s *stage.Stage, root *os.File) (*setup, error) {
 	return u, nil
 }
 
-// close releases the parent's copies of what was sent.
-func (u *setup) close() {
-	closeAll(u.files)
-	u.files = nil
-	u.sources.close()
-}
-
 func closeAll(files []*os.File) {
 	for _, f := range files {
 		f.Close()

@@ -15,7 +15,23 @@ import (
 // Create makes the group and its parents in all hierarchies, ready to be joined: under v1 cpuset.cpus
 // and cpuset.mems are those of the parent, under v2 all controllers are enabled.
 func (g *Group) Create(ctx context.Context) error {
+	if err := g.CreateV2(ctx); err != nil {
+		return err
+	}
+	return g.CreateV1(ctx)
+}
+
+// CreateV2 makes the group in the v2 hierarchy only, if there is one: what FD opens.
+func (g *Group) CreateV2(ctx context.Context) error { return g.create(ctx, true) }
+
+// CreateV1 makes the group in the v1 hierarchies only.
+func (g *Group) CreateV1(ctx context.Context) error { return g.create(ctx, false) }
+
+func (g *Group) create(ctx context.Context, v2 bool) error {
 	for _, h := range g.h.list {
+		if h.V2 != v2 {
+			continue
+		}
 		if err := ctx.Err(); err != nil {
 			return fmt.Errorf("create cgroup %s: %w", g.Path(), err)
 		}
