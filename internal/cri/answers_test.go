@@ -80,8 +80,17 @@ func noting[Q any, A proto.Message](t *testing.T, f filled, call func(context.Co
 	if err != nil {
 		t.Fatalf("%T: %v", q, err)
 	}
-	f.note(a)
-	return a
+	// As a client sees it: what an answer has as bytes is decoded.
+	b, err := proto.Marshal(a)
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen := a.ProtoReflect().New().Interface()
+	if err := proto.Unmarshal(b, seen); err != nil {
+		t.Fatal(err)
+	}
+	f.note(seen)
+	return seen.(A)
 }
 
 // Every field of every answer says something where there is something to say, but for those that the table says are empty.

@@ -13,10 +13,15 @@ const (
 
 // inBatches sends items in messages of bounded size, each item once, in order. No items, no message.
 func inBatches[T proto.Message](items []T, send func([]T) error) error {
+	return inBatchesOf(items, func(item T) int { return proto.Size(item) }, send)
+}
+
+// inBatchesOf is inBatches for what tells its size in another way.
+func inBatchesOf[T any](items []T, sizeOf func(T) int, send func([]T) error) error {
 	for len(items) > 0 {
 		n, size := 0, 0
 		for n < len(items) && n < batchItems {
-			size += proto.Size(items[n])
+			size += sizeOf(items[n])
 			if n > 0 && size > batchBytes {
 				break
 			}
@@ -54,15 +59,23 @@ func (s *Server) StreamContainers(req *runtimeapi.StreamContainersRequest, strea
 
 // StreamContainerStats is ListContainerStats in batches.
 func (s *Server) StreamContainerStats(req *runtimeapi.StreamContainerStatsRequest, stream runtimeapi.RuntimeService_StreamContainerStatsServer) error {
-	return inBatches(s.listContainerStats(stream.Context(), req.GetFilter()), func(b []*runtimeapi.ContainerStats) error {
-		return stream.Send(&runtimeapi.StreamContainerStatsResponse{ContainerStats: b})
+	items, err := s.listContainerStats(stream.Context(), req.GetFilter())
+	if err != nil {
+		return err
+	}
+	return inBatchesOf(items, func(item []byte) int { return len(item) }, func(b [][]byte) error {
+		return stream.Send(encoded(new(runtimeapi.StreamContainerStatsResponse), b))
 	})
 }
 
 // StreamPodSandboxStats is ListPodSandboxStats in batches.
 func (s *Server) StreamPodSandboxStats(req *runtimeapi.StreamPodSandboxStatsRequest, stream runtimeapi.RuntimeService_StreamPodSandboxStatsServer) error {
-	return inBatches(s.listSandboxStats(stream.Context(), req.GetFilter()), func(b []*runtimeapi.PodSandboxStats) error {
-		return stream.Send(&runtimeapi.StreamPodSandboxStatsResponse{PodSandboxStats: b})
+	items, err := s.listSandboxStats(stream.Context(), req.GetFilter())
+	if err != nil {
+		return err
+	}
+	return inBatchesOf(items, func(item []byte) int { return len(item) }, func(b [][]byte) error {
+		return stream.Send(encoded(new(runtimeapi.StreamPodSandboxStatsResponse), b))
 	})
 }
 

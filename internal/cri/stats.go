@@ -19,26 +19,35 @@ func (s *Server) ContainerStats(ctx context.Context, req *runtimeapi.ContainerSt
 	if err != nil {
 		return nil, asStatus(err)
 	}
-	return &runtimeapi.ContainerStatsResponse{Stats: s.containerStats(st)}, nil
+	return &runtimeapi.ContainerStatsResponse{Stats: new(containerMessage).fill(s, &st)}, nil
 }
 
-// ListContainerStats reads the counters of all running containers that match.
+// ListContainerStats reads the counters of all running containers that match. They are in the answer as bytes: see encoded.
 func (s *Server) ListContainerStats(ctx context.Context, req *runtimeapi.ListContainerStatsRequest) (*runtimeapi.ListContainerStatsResponse, error) {
-	return &runtimeapi.ListContainerStatsResponse{Stats: s.listContainerStats(ctx, req.GetFilter())}, nil
+	items, err := s.listContainerStats(ctx, req.GetFilter())
+	if err != nil {
+		return nil, err
+	}
+	return encoded(new(runtimeapi.ListContainerStatsResponse), items), nil
 }
 
-func (s *Server) listContainerStats(ctx context.Context, f *runtimeapi.ContainerStatsFilter) []*runtimeapi.ContainerStats {
+func (s *Server) listContainerStats(ctx context.Context, f *runtimeapi.ContainerStatsFilter) ([][]byte, error) {
 	id, err := s.containerID(f.GetId())
 	if err != nil {
-		return nil // short for several: none is meant
+		return nil, nil // short for several: none is meant
 	}
 	sandbox, err := s.sandboxID(f.GetPodSandboxId())
 	if err != nil {
-		return nil
+		return nil, nil
 	}
-	return runtime.AllContainerStats(ctx, s.rt, func(c runtime.ContainerStatus) bool {
+	var parts encoders
+	s.rt.VisitContainerStats(ctx, func(c *runtime.ContainerStatus) bool {
 		return (id == "" || c.ID == id) && (sandbox == "" || c.SandboxID == sandbox) && matches(c.Spec.Labels, f.GetLabelSelector())
-	}, s.containerStats)
+	}, func() func(*runtime.ContainerStats) {
+		e, m := parts.begin(), new(containerMessage)
+		return func(st *runtime.ContainerStats) { e.add(m.fill(s, st)) }
+	})
+	return parts.items()
 }
 
 // PodSandboxStats reads one pod's counters.
@@ -51,27 +60,37 @@ func (s *Server) PodSandboxStats(ctx context.Context, req *runtimeapi.PodSandbox
 	if err != nil {
 		return nil, asStatus(err)
 	}
-	return &runtimeapi.PodSandboxStatsResponse{Stats: s.sandboxStats(st)}, nil
+	return &runtimeapi.PodSandboxStatsResponse{Stats: new(sandboxMessage).fill(s, &st)}, nil
 }
 
-// ListPodSandboxStats reads the counters of all ready pods that match.
+// ListPodSandboxStats reads the counters of all ready pods that match. They are in the answer as bytes: see encoded.
 func (s *Server) ListPodSandboxStats(ctx context.Context, req *runtimeapi.ListPodSandboxStatsRequest) (*runtimeapi.ListPodSandboxStatsResponse, error) {
-	return &runtimeapi.ListPodSandboxStatsResponse{Stats: s.listSandboxStats(ctx, req.GetFilter())}, nil
+	items, err := s.listSandboxStats(ctx, req.GetFilter())
+	if err != nil {
+		return nil, err
+	}
+	return encoded(new(runtimeapi.ListPodSandboxStatsResponse), items), nil
 }
 
-func (s *Server) listSandboxStats(ctx context.Context, f *runtimeapi.PodSandboxStatsFilter) []*runtimeapi.PodSandboxStats {
+func (s *Server) listSandboxStats(ctx context.Context, f *runtimeapi.PodSandboxStatsFilter) ([][]byte, error) {
 	id, err := s.sandboxID(f.GetId())
 	if err != nil {
-		return nil
+		return nil, nil
 	}
-	return runtime.AllSandboxStats(ctx, s.rt, func(sb runtime.SandboxStatus) bool {
+	var parts encoders
+	s.rt.VisitSandboxStats(ctx, func(sb *runtime.SandboxStatus) bool {
 		return (id == "" || sb.ID == id) && matches(sb.Spec.Labels, f.GetLabelSelector())
-	}, s.sandboxStats)
+	}, func() func(*runtime.SandboxStats) {
+		e, m := parts.begin(), new(sandboxMessage)
+		return func(st *runtime.SandboxStats) { e.add(m.fill(s, st)) }
+	})
+	return parts.items()
 }
 
 func number(n uint64) *runtimeapi.UInt64Value { return &runtimeapi.UInt64Value{Value: n} }
 
-// usage is what is said of one cgroup, in one piece of memory: a full node's answer has thousands of these messages.
+// usage is what is said of one cgroup, in one piece of memory that serves for one cgroup after the other: a full node's
+// answer has thousands of these messages.
 type usage struct {
 	cpu       runtimeapi.CpuUsage
 	memory    runtimeapi.MemoryUsage
@@ -79,36 +98,42 @@ type usage struct {
 	io        runtimeapi.IoUsage
 	pressures [3]runtimeapi.PsiStats
 	lines     [6]runtimeapi.PsiData
-	numbers   [10]runtimeapi.UInt64Value
-	used      int // of numbers
+	numbers   numbers
 }
 
-func (u *usage) number(n uint64) *runtimeapi.UInt64Value {
-	u.used++
-	out := &u.numbers[u.used-1]
-	out.Value = n
+// numbers are messages of one number each.
+type numbers struct {
+	all  [12]runtimeapi.UInt64Value
+	used int
+}
+
+func (n *numbers) number(v uint64) *runtimeapi.UInt64Value {
+	out := &n.all[n.used]
+	n.used++
+	out.Value = v
 	return out
 }
 
-// usageOf makes the messages of s.
-func usageOf(s runtime.Stats) *usage {
-	u, at := new(usage), s.At.UnixNano()
-	u.cpu.Timestamp, u.cpu.UsageCoreNanoSeconds, u.cpu.UsageNanoCores = at, u.number(s.CPUNanos), u.number(s.CPURate)
+// fill makes the messages of s.
+func (u *usage) fill(s *runtime.Stats) {
+	u.numbers.used = 0
+	number, at := u.numbers.number, s.At.UnixNano()
+	u.cpu.Timestamp, u.cpu.UsageCoreNanoSeconds, u.cpu.UsageNanoCores = at, number(s.CPUNanos), number(s.CPURate)
 	u.cpu.Psi = u.pressure(0, s.CPUPressure)
 
 	m := &u.memory
-	m.Timestamp, m.WorkingSetBytes, m.UsageBytes, m.RssBytes = at, u.number(s.MemoryWorkingSet), u.number(s.MemoryUsage), u.number(s.MemoryRSS)
-	m.PageFaults, m.MajorPageFaults, m.Psi = u.number(s.PageFaults), u.number(s.MajorPageFaults), u.pressure(1, s.MemoryPressure)
+	m.Timestamp, m.WorkingSetBytes, m.UsageBytes, m.RssBytes = at, number(s.MemoryWorkingSet), number(s.MemoryUsage), number(s.MemoryRSS)
+	m.PageFaults, m.MajorPageFaults, m.Psi = number(s.PageFaults), number(s.MajorPageFaults), u.pressure(1, s.MemoryPressure)
+	m.AvailableBytes = nil
 	if s.MemoryLimit > 0 {
-		m.AvailableBytes = u.number(s.MemoryLimit - min(s.MemoryLimit, s.MemoryWorkingSet))
+		m.AvailableBytes = number(s.MemoryLimit - min(s.MemoryLimit, s.MemoryWorkingSet))
 	}
 
-	u.swap.Timestamp, u.swap.SwapUsageBytes = at, u.number(s.SwapUsage)
+	u.swap.Timestamp, u.swap.SwapUsageBytes, u.swap.SwapAvailableBytes = at, number(s.SwapUsage), nil
 	if s.SwapLimit != nil {
-		u.swap.SwapAvailableBytes = u.number(*s.SwapLimit - min(*s.SwapLimit, s.SwapUsage))
+		u.swap.SwapAvailableBytes = number(*s.SwapLimit - min(*s.SwapLimit, s.SwapUsage))
 	}
 	u.io.Timestamp, u.io.Psi = at, u.pressure(2, s.IOPressure)
-	return u
 }
 
 // ioUsage is nil where the kernel tells nothing of it.
@@ -133,54 +158,88 @@ func (u *usage) pressure(i int, p *cgroup.Pressure) *runtimeapi.PsiStats {
 	return out
 }
 
-func (s *Server) containerStats(st runtime.ContainerStats) *runtimeapi.ContainerStats {
-	c, u := st.Container, usageOf(st.Cgroup)
-	out := &runtimeapi.ContainerStats{
-		Attributes: &runtimeapi.ContainerAttributes{
-			Id: c.ID, Metadata: containerMetadata(c), Labels: c.Spec.Labels, Annotations: c.Spec.Annotations,
-		},
-		Cpu: &u.cpu, Memory: &u.memory, Swap: &u.swap, Io: u.ioUsage(),
-	}
+// containerMessage is the message about one container, and when it was encoded, that about another.
+type containerMessage struct {
+	usage
+	stats      runtimeapi.ContainerStats
+	attributes runtimeapi.ContainerAttributes
+	layer      runtimeapi.FilesystemUsage
+	filesystem runtimeapi.FilesystemIdentifier
+}
+
+// fill makes the message of st; it lasts until the next call.
+func (m *containerMessage) fill(s *Server, st *runtime.ContainerStats) *runtimeapi.ContainerStats {
+	c, a, out := &st.Container, &m.attributes, &m.stats
+	m.usage.fill(&st.Cgroup)
+	a.Id, a.Metadata, a.Labels, a.Annotations = c.ID, containerMetadata(*c), c.Spec.Labels, c.Spec.Annotations
+	out.Attributes, out.Cpu, out.Memory, out.Swap, out.Io, out.WritableLayer = a, &m.cpu, &m.memory, &m.swap, m.ioUsage(), nil
 	if !st.Disk.At.IsZero() {
-		out.WritableLayer = &runtimeapi.FilesystemUsage{
-			Timestamp: st.Disk.At.UnixNano(), FsId: &runtimeapi.FilesystemIdentifier{Mountpoint: s.cfg.SnapshotDir},
-			UsedBytes: number(st.Disk.Bytes), InodesUsed: number(st.Disk.Inodes),
-		}
+		m.filesystem.Mountpoint = s.cfg.SnapshotDir
+		m.layer.Timestamp, m.layer.FsId = st.Disk.At.UnixNano(), &m.filesystem
+		m.layer.UsedBytes, m.layer.InodesUsed = m.numbers.number(st.Disk.Bytes), m.numbers.number(st.Disk.Inodes)
+		out.WritableLayer = &m.layer
 	}
 	return out
 }
 
-func (s *Server) sandboxStats(st runtime.SandboxStats) *runtimeapi.PodSandboxStats {
-	sb, u := st.Sandbox, usageOf(st.Cgroup)
-	out := &runtimeapi.PodSandboxStats{
-		Attributes: &runtimeapi.PodSandboxAttributes{
-			Id: sb.ID, Metadata: sandboxMetadata(sb), Labels: sb.Spec.Labels, Annotations: sb.Spec.Annotations,
-		},
-		Linux: &runtimeapi.LinuxPodSandboxStats{
-			Cpu: &u.cpu, Memory: &u.memory, Io: u.ioUsage(),
-			Network: networkUsage(st),
-			Process: &runtimeapi.ProcessUsage{Timestamp: st.Cgroup.At.UnixNano(), ProcessCount: number(st.Cgroup.Pids)},
-		},
+// sandboxMessage is the message about one pod, and when it was encoded, that about another.
+type sandboxMessage struct {
+	usage
+	stats      runtimeapi.PodSandboxStats
+	attributes runtimeapi.PodSandboxAttributes
+	linux      runtimeapi.LinuxPodSandboxStats
+	network    runtimeapi.NetworkUsage
+	process    runtimeapi.ProcessUsage
+	containers []*containerMessage
+	interfaces []*interfaceMessage
+}
+
+// fill makes the message of st; it lasts until the next call.
+func (m *sandboxMessage) fill(s *Server, st *runtime.SandboxStats) *runtimeapi.PodSandboxStats {
+	sb, a, l := &st.Sandbox, &m.attributes, &m.linux
+	m.usage.fill(&st.Cgroup)
+	a.Id, a.Metadata, a.Labels, a.Annotations = sb.ID, sandboxMetadata(*sb), sb.Spec.Labels, sb.Spec.Annotations
+	l.Cpu, l.Memory, l.Io, l.Network, l.Process = &m.cpu, &m.memory, m.ioUsage(), m.networkUsage(st), &m.process
+	m.process.Timestamp, m.process.ProcessCount = st.Cgroup.At.UnixNano(), m.numbers.number(st.Cgroup.Pids)
+	l.Containers = l.Containers[:0]
+	for i := range st.Containers {
+		l.Containers = append(l.Containers, nth(&m.containers, i).fill(s, &st.Containers[i]))
 	}
-	for _, c := range st.Containers {
-		out.Linux.Containers = append(out.Linux.Containers, s.containerStats(c))
-	}
-	return out
+	m.stats.Attributes, m.stats.Linux = a, l
+	return &m.stats
 }
 
 // networkUsage is nil for a pod on the node's network.
-func networkUsage(st runtime.SandboxStats) *runtimeapi.NetworkUsage {
+func (m *sandboxMessage) networkUsage(st *runtime.SandboxStats) *runtimeapi.NetworkUsage {
 	if len(st.Network) == 0 {
 		return nil
 	}
-	one := func(u runtime.InterfaceUsage) *runtimeapi.NetworkInterfaceUsage {
-		return &runtimeapi.NetworkInterfaceUsage{
-			Name: u.Name, RxBytes: number(u.RxBytes), RxErrors: number(u.RxErrors), TxBytes: number(u.TxBytes), TxErrors: number(u.TxErrors),
-		}
-	}
-	out := &runtimeapi.NetworkUsage{Timestamp: st.Cgroup.At.UnixNano(), DefaultInterface: one(st.Network[0])}
-	for _, u := range st.Network[1:] {
-		out.Interfaces = append(out.Interfaces, one(u))
+	out := &m.network
+	out.Timestamp, out.DefaultInterface, out.Interfaces = st.Cgroup.At.UnixNano(), nth(&m.interfaces, 0).fill(&st.Network[0]), out.Interfaces[:0]
+	for i := 1; i < len(st.Network); i++ {
+		out.Interfaces = append(out.Interfaces, nth(&m.interfaces, i).fill(&st.Network[i]))
 	}
 	return out
+}
+
+// interfaceMessage is the message about one network interface.
+type interfaceMessage struct {
+	usage   runtimeapi.NetworkInterfaceUsage
+	numbers numbers
+}
+
+func (m *interfaceMessage) fill(u *runtime.InterfaceUsage) *runtimeapi.NetworkInterfaceUsage {
+	m.numbers.used = 0
+	number := m.numbers.number
+	m.usage.Name, m.usage.RxBytes, m.usage.RxErrors, m.usage.TxBytes, m.usage.TxErrors =
+		u.Name, number(u.RxBytes), number(u.RxErrors), number(u.TxBytes), number(u.TxErrors)
+	return &m.usage
+}
+
+// nth is the element i of a list that is made longer by one if that is the next.
+func nth[T any](list *[]*T, i int) *T {
+	if i == len(*list) {
+		*list = append(*list, new(T))
+	}
+	return (*list)[i]
 }

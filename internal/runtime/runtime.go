@@ -198,12 +198,7 @@ func nothing() error { return nil }
 
 // Sandboxes lists the sandboxes that are ready or stopped, in no order.
 func (r *Runtime) Sandboxes() []SandboxStatus {
-	r.mu.RLock()
-	all := make([]*sandbox, 0, len(r.sandboxes))
-	for _, sb := range r.sandboxes {
-		all = append(all, sb)
-	}
-	r.mu.RUnlock()
+	all := r.everySandbox()
 	out := make([]SandboxStatus, 0, len(all))
 	for _, sb := range all {
 		if s := sb.get(); s.State == SandboxReady || s.State == SandboxStopped {
@@ -233,14 +228,7 @@ func (r *Runtime) Sandbox(id string) (SandboxStatus, error) {
 // Containers lists the containers that were created and not removed, in no order. An empty sandboxID
 // means those of all sandboxes.
 func (r *Runtime) Containers(sandboxID string) []ContainerStatus {
-	r.mu.RLock()
-	all := make([]*container, 0, len(r.containers))
-	for _, c := range r.containers {
-		if sandboxID == "" || c.sb.id == sandboxID {
-			all = append(all, c)
-		}
-	}
-	r.mu.RUnlock()
+	all := r.everyContainer(sandboxID)
 	out := make([]ContainerStatus, 0, len(all))
 	for _, c := range all {
 		if s := c.get(); s.listed() {
@@ -248,6 +236,19 @@ func (r *Runtime) Containers(sandboxID string) []ContainerStatus {
 		}
 	}
 	return out
+}
+
+// everyContainer is a sandbox's, or with "" all, of every state, in no order.
+func (r *Runtime) everyContainer(sandboxID string) []*container {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	all := make([]*container, 0, len(r.containers))
+	for _, c := range r.containers {
+		if sandboxID == "" || c.sb.id == sandboxID {
+			all = append(all, c)
+		}
+	}
+	return all
 }
 
 // Container returns a container by ID, or errdefs.ErrNotFound.

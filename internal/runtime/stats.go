@@ -46,76 +46,63 @@ func (r *Runtime) ContainerStats(ctx context.Context, id string) (ContainerStats
 	}
 	ctx, cancel := context.WithTimeout(ctx, firstMeasure)
 	defer cancel()
-	return r.statsOf(ctx, c)
+	var out ContainerStats
+	err = r.statsOf(ctx, c, &out)
+	return out, err
 }
 
-// AllContainerStats reads the counters of the running containers that pick chooses, in parallel, and returns what convert,
-// which is called from several goroutines, makes of them. What ends meanwhile is left out.
-func AllContainerStats[T any](ctx context.Context, r *Runtime, pick func(ContainerStatus) bool, convert func(ContainerStats) T) []T {
-	var which []*container
-	for _, st := range r.Containers("") {
-		if c := r.container(st.ID); c != nil && st.State == ContainerRunning && pick(st) {
-			which = append(which, c)
-		}
-	}
+// VisitContainerStats reads the counters of the running containers that pick chooses, in parallel. begin is called once for
+// each of the goroutines that do it, before they run, and what it returns with each container that the goroutine has read:
+// what that is given is overwritten afterwards. What ends meanwhile is left out.
+func (r *Runtime) VisitContainerStats(ctx context.Context, pick func(*ContainerStatus) bool, begin func() func(*ContainerStats)) {
 	ctx, cancel := context.WithTimeout(ctx, firstMeasure)
 	defer cancel()
-	return inParallel(which, then(func(c *container) (ContainerStats, error) { return r.statsOf(ctx, c) }, convert))
-}
-
-// then reads an object and converts what it has read.
-func then[O, S, R any](read func(O) (S, error), convert func(S) R) func(O) (R, error) {
-	return func(o O) (out R, err error) {
-		s, err := read(o)
-		if err == nil {
-			out = convert(s)
+	inParallel(r.everyContainer(""), func() func(*container) {
+		visit, stats := begin(), new(ContainerStats)
+		return func(c *container) {
+			if stats.Container = c.get(); stats.Container.State != ContainerRunning || !pick(&stats.Container) {
+				return
+			}
+			if r.statsOf(ctx, c, stats) == nil {
+				visit(stats)
+			}
 		}
-		return out, err
-	}
+	})
 }
 
-// inParallel calls f for each object, on as many goroutines as there are processors, and returns the
-// results that are no errors, in order.
-func inParallel[O, R any](objects []O, f func(O) (R, error)) []R {
-	results, good := make([]R, len(objects)), make([]bool, len(objects))
+// inParallel has each object handled, on as many goroutines as there are processors, by what begin returns for each of these.
+func inParallel[O any](objects []O, begin func() func(O)) {
 	var next atomic.Int64
 	var wg sync.WaitGroup
 	for range min(goruntime.GOMAXPROCS(0), len(objects)) {
+		handle := begin()
 		wg.Go(func() {
 			for i := next.Add(1) - 1; i < int64(len(objects)); i = next.Add(1) - 1 {
-				res, err := f(objects[i])
-				results[i], good[i] = res, err == nil
+				handle(objects[i])
 			}
 		})
 	}
 	wg.Wait()
-	out := results[:0]
-	for i, res := range results {
-		if good[i] {
-			out = append(out, res)
-		}
-	}
-	return out
 }
 
-func (r *Runtime) statsOf(ctx context.Context, c *container) (ContainerStats, error) {
-	st := c.get()
-	out := ContainerStats{Container: st, Cgroup: Stats{At: time.Now()}}
-	if st.State == ContainerRunning {
+// statsOf reads a container's counters into out, whatever that held.
+func (r *Runtime) statsOf(ctx context.Context, c *container, out *ContainerStats) error {
+	*out = ContainerStats{Container: c.get(), Cgroup: Stats{At: time.Now()}}
+	if st := &out.Container; st.State == ContainerRunning {
 		s, err := c.gauge.read(r.gauges, st.CgroupPath, false, st.StartedAt)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) { // it has ended this instant
-			return out, err
+			return err
 		}
 		if err == nil {
 			out.Cgroup = s
 		}
 	}
 	var err error
-	out.Disk, err = r.cfg.Images.Usage(ctx, st.ID)
+	out.Disk, err = r.cfg.Images.Usage(ctx, c.id)
 	if errors.Is(err, fs.ErrNotExist) || errdefs.IsNotFound(err) {
 		err = nil
 	}
-	return out, err
+	return err
 }
 
 // SandboxStats reads a pod's counters and those of its containers.
@@ -125,22 +112,27 @@ func (r *Runtime) SandboxStats(ctx context.Context, id string) (SandboxStats, er
 	}
 	ctx, cancel := context.WithTimeout(ctx, firstMeasure)
 	defer cancel()
-	return r.sandboxStatsOf(ctx, r.sandbox(id), func() map[string]InterfaceUsage { return nil })
+	var out SandboxStats
+	err := r.sandboxStatsOf(ctx, r.sandbox(id), func() map[string]InterfaceUsage { return nil }, &out)
+	return out, err
 }
 
-// AllSandboxStats reads the counters of the ready sandboxes that pick chooses, in parallel, and returns what convert, which is
-// called from several goroutines, makes of them. What ends meanwhile is left out.
-func AllSandboxStats[T any](ctx context.Context, r *Runtime, pick func(SandboxStatus) bool, convert func(SandboxStats) T) []T {
-	var which []*sandbox
-	for _, st := range r.Sandboxes() {
-		if sb := r.sandbox(st.ID); sb != nil && st.State == SandboxReady && pick(st) {
-			which = append(which, sb)
-		}
-	}
+// VisitSandboxStats is VisitContainerStats for the ready sandboxes.
+func (r *Runtime) VisitSandboxStats(ctx context.Context, pick func(*SandboxStatus) bool, begin func() func(*SandboxStats)) {
 	ctx, cancel := context.WithTimeout(ctx, firstMeasure)
 	defer cancel()
 	network := sync.OnceValue(func() map[string]InterfaceUsage { return r.networkUsage(ctx) })
-	return inParallel(which, then(func(sb *sandbox) (SandboxStats, error) { return r.sandboxStatsOf(ctx, sb, network) }, convert))
+	inParallel(r.everySandbox(), func() func(*sandbox) {
+		visit, stats := begin(), new(SandboxStats)
+		return func(sb *sandbox) {
+			if stats.Sandbox = sb.get(); stats.Sandbox.State != SandboxReady || !pick(&stats.Sandbox) {
+				return
+			}
+			if r.sandboxStatsOf(ctx, sb, network, stats) == nil {
+				visit(stats)
+			}
+		}
+	})
 }
 
 // networkUsage is what the network tells of all pods at once, if it does.
@@ -152,37 +144,40 @@ func (r *Runtime) networkUsage(ctx context.Context) map[string]InterfaceUsage {
 	return all
 }
 
-// sandboxStatsOf reads one pod's counters; network has those of interfaces that are known already. A container that can
-// make interfaces may have others, so its pod's are looked at.
-func (r *Runtime) sandboxStatsOf(ctx context.Context, sb *sandbox, network func() map[string]InterfaceUsage) (SandboxStats, error) {
-	st := sb.get()
-	out := SandboxStats{Sandbox: st, Cgroup: Stats{At: time.Now()}}
+// sandboxStatsOf reads one pod's counters into out, whatever that held; network has those of interfaces that are known
+// already. A container that can make interfaces may have others, so its pod's are looked at.
+func (r *Runtime) sandboxStatsOf(ctx context.Context, sb *sandbox, network func() map[string]InterfaceUsage, out *SandboxStats) error {
+	*out = SandboxStats{Sandbox: sb.get(), Cgroup: Stats{At: time.Now()}, Network: out.Network[:0], Containers: out.Containers[:0]}
+	st := &out.Sandbox
 	if st.State != SandboxReady {
-		return out, nil
+		return nil
 	}
 	var err error
 	if out.Cgroup, err = sb.gauge.read(r.gauges, st.CgroupPath, true, st.CreatedAt); err != nil {
-		return out, err
+		return err
 	}
 	pid, known := 0, true
 	for _, c := range sb.children() {
-		s, err := r.statsOf(ctx, c)
+		n := len(out.Containers)
+		out.Containers = append(out.Containers, ContainerStats{})
+		s := &out.Containers[n]
+		err := r.statsOf(ctx, c, s)
 		known = known && !s.Container.Spec.Security.administersNetwork()
 		if err != nil || s.Container.State != ContainerRunning {
+			out.Containers = out.Containers[:n]
 			continue
 		}
 		pid = s.Container.Pid
-		out.Containers = append(out.Containers, s)
 	}
 	if st.NetNS == "" {
-		return out, nil
+		return nil
 	}
 	if one, ok := network()[sb.id]; ok && known {
-		out.Network = []InterfaceUsage{one}
-		return out, nil
+		out.Network = append(out.Network, one)
+		return nil
 	}
 	out.Network, err = r.cfg.Kernel.NetworkUsage(ctx, pid, st.NetNS)
-	return out, err
+	return err
 }
 
 // ContainerCounters is everything that the kernel counts for a container.
@@ -203,17 +198,25 @@ type SandboxCounters struct {
 }
 
 // AllSandboxCounters reads the counters of the ready sandboxes and their running containers. It costs more
-// than AllSandboxStats: it looks at every process.
+// than VisitSandboxStats: it looks at every process.
 func (r *Runtime) AllSandboxCounters(ctx context.Context) []SandboxCounters {
-	var which []*sandbox
-	for _, st := range r.Sandboxes() {
-		if sb := r.sandbox(st.ID); sb != nil && st.State == SandboxReady {
-			which = append(which, sb)
-		}
-	}
 	mctx, cancel := context.WithTimeout(ctx, firstMeasure)
 	defer cancel()
-	return inParallel(which, func(sb *sandbox) (SandboxCounters, error) { return r.countersOf(ctx, mctx, sb) })
+	var mu sync.Mutex
+	var out []SandboxCounters
+	inParallel(r.everySandbox(), func() func(*sandbox) {
+		return func(sb *sandbox) {
+			if sb.get().State != SandboxReady {
+				return
+			}
+			if c, err := r.countersOf(ctx, mctx, sb); err == nil {
+				mu.Lock()
+				defer mu.Unlock()
+				out = append(out, c)
+			}
+		}
+	})
+	return out
 }
 
 // countersOf reads one pod; mctx bounds the wait for measures of writable layers.

@@ -173,17 +173,23 @@ func (r *meterReader) missing(file int, err error) {
 }
 
 func (r *meterReader) cpuV2(s *CPUStats) {
-	each(r.text(r.m.g.h.v2, meterCPU), func(key []byte, n uint64) {
+	for text := r.text(r.m.g.h.v2, meterCPU); len(text) > 0; {
+		var key []byte
+		var n uint64
+		key, n, text = cutField(text)
 		if string(key) == "usage_usec" {
 			s.Usage = n * 1000
 		}
-	})
+	}
 }
 
 func (r *meterReader) memoryV1(h *hierarchy, s *MemoryStats) {
 	var inactive uint64
 	limit, both := Unlimited, Unlimited
-	each(r.text(h, meterMemoryStat), func(key []byte, n uint64) {
+	for text := r.text(h, meterMemoryStat); len(text) > 0; {
+		var key []byte
+		var n uint64
+		key, n, text = cutField(text)
 		switch string(key) {
 		case "total_inactive_file":
 			inactive = n
@@ -202,7 +208,7 @@ func (r *meterReader) memoryV1(h *hierarchy, s *MemoryStats) {
 		case "hierarchical_memsw_limit":
 			both = atMost(n)
 		}
-	})
+	}
 	s.Usage = parseNumber(r.text(h, meterMemory))
 	s.WorkingSet = s.Usage - min(s.Usage, inactive)
 	s.Limit = limit
@@ -213,7 +219,10 @@ func (r *meterReader) memoryV1(h *hierarchy, s *MemoryStats) {
 
 func (r *meterReader) memoryV2(h *hierarchy, s *MemoryStats) {
 	var inactive uint64
-	each(r.text(h, meterMemoryStat), func(key []byte, n uint64) {
+	for text := r.text(h, meterMemoryStat); len(text) > 0; {
+		var key []byte
+		var n uint64
+		key, n, text = cutField(text)
 		switch string(key) {
 		case "inactive_file":
 			inactive = n
@@ -226,7 +235,7 @@ func (r *meterReader) memoryV2(h *hierarchy, s *MemoryStats) {
 		case "pgmajfault":
 			s.MajorPageFaults = n
 		}
-	})
+	}
 	s.Usage = parseNumber(r.text(h, meterMemory))
 	s.WorkingSet = s.Usage - min(s.Usage, inactive)
 	s.Swap = parseNumber(r.text(h, meterSwap))
@@ -246,22 +255,19 @@ func atMost(n uint64) uint64 {
 	return n
 }
 
-// each calls f with every line of a key and a number.
-func each(text []byte, f func(key []byte, n uint64)) {
-	for len(text) > 0 {
-		line, rest, _ := bytes.Cut(text, []byte{'\n'})
-		text = rest
-		space := bytes.IndexByte(line, ' ')
-		if space < 0 {
-			continue
-		}
-		var n uint64
-		for _, c := range line[space+1:] {
-			if c < '0' || c > '9' {
-				break
-			}
-			n = n*10 + uint64(c-'0')
-		}
-		f(line[:space], n)
+// cutField takes the first line, of a key and a number, off a text of such lines. A line that is none has no key. It neither
+// keeps the text nor hands it to others, so that it stays on the stack.
+func cutField(text []byte) (key []byte, n uint64, rest []byte) {
+	line, rest, _ := bytes.Cut(text, []byte{'\n'})
+	space := bytes.IndexByte(line, ' ')
+	if space < 0 {
+		return nil, 0, rest
 	}
+	for _, c := range line[space+1:] {
+		if c < '0' || c > '9' {
+			break
+		}
+		n = n*10 + uint64(c-'0')
+	}
+	return line[:space], n, rest
 }

@@ -104,7 +104,10 @@ func (r *reader) number(file string) uint64 { return parseNumber(r.text(file)) }
 
 func parseNumber(text []byte) uint64 {
 	text = bytes.TrimSpace(text)
-	if string(text) == "max" {
+	switch string(text) {
+	case "":
+		return 0
+	case "max":
 		return Unlimited
 	}
 	n, _ := strconv.ParseUint(string(text), 10, 64)

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -108,14 +110,30 @@ func (d *daemon) checkSandboxStats(t *testing.T, ctx context.Context, sb, c stri
 	}
 }
 
-func (d *daemon) allContainerStats(ctx context.Context) []runtime.ContainerStats {
-	return runtime.AllContainerStats(ctx, d.rt, func(runtime.ContainerStatus) bool { return true },
-		func(s runtime.ContainerStats) runtime.ContainerStats { return s })
+func (d *daemon) allContainerStats(ctx context.Context) (out []runtime.ContainerStats) {
+	var mu sync.Mutex
+	d.rt.VisitContainerStats(ctx, func(*runtime.ContainerStatus) bool { return true }, func() func(*runtime.ContainerStats) {
+		return func(s *runtime.ContainerStats) {
+			mu.Lock()
+			defer mu.Unlock()
+			out = append(out, *s)
+		}
+	})
+	return out
 }
 
-func (d *daemon) allSandboxStats(ctx context.Context) []runtime.SandboxStats {
-	return runtime.AllSandboxStats(ctx, d.rt, func(runtime.SandboxStatus) bool { return true },
-		func(s runtime.SandboxStats) runtime.SandboxStats { return s })
+func (d *daemon) allSandboxStats(ctx context.Context) (out []runtime.SandboxStats) {
+	var mu sync.Mutex
+	d.rt.VisitSandboxStats(ctx, func(*runtime.SandboxStatus) bool { return true }, func() func(*runtime.SandboxStats) {
+		return func(s *runtime.SandboxStats) {
+			mu.Lock()
+			defer mu.Unlock()
+			own := *s
+			own.Network, own.Containers = slices.Clone(s.Network), slices.Clone(s.Containers)
+			out = append(out, own)
+		}
+	})
+	return out
 }
 
 // kernel is what the daemon's runtime asks.
