@@ -28,7 +28,8 @@ func (s *Stage) Fork(ctx context.Context, flags uintptr) error {
 	p.answer()
 	p.Do("wait for the end", unix.SYS_PPOLL, Int(0), Int(0), Int(0), Int(0))
 	p.Mark(&end)
-	if err := s.Run(ctx, &p); err != nil {
+	defer p.release()
+	if err := s.run(ctx, &p); err != nil {
 		return err
 	}
 	number := s.Answer(1)

@@ -19,6 +19,7 @@ func (s *Stage) Park(path string) error {
 	}
 	defer l.Close()
 	var p Program
+	defer p.release()
 	socket, called := Cell{addr: dataBase}, Answered(0)
 	p.Do("wait to be called", unix.SYS_ACCEPT4, p.File(l), Int(0), Int(0), Int(unix.SOCK_CLOEXEC)).Into(called)
 	p.Do("take the new socket for the old one", unix.SYS_DUP3, called.Value(), socket.Value(), Int(unix.O_CLOEXEC))

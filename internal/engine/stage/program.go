@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"sync"
+	"weak"
 
 	"golang.org/x/sys/unix"
 )
@@ -14,6 +16,9 @@ type Arg struct {
 	value uint64
 	kind  argKind
 }
+
+// maxArgs is how many arguments a system call has.
+const maxArgs = 6
 
 type argKind uint8
 
@@ -44,7 +49,8 @@ func Answered(n int) Cell { return Cell{addr: cellAddr + 8*uint64(n)} }
 type Instruction struct {
 	what     string
 	nr       uint64
-	args     []Arg
+	values   [maxArgs]uint64
+	kinds    [maxArgs]argKind
 	out      uint64
 	tolerate uint64
 	onError  *Label // where a tolerated error goes, nil: on
@@ -77,17 +83,101 @@ type Label struct {
 // Program is a list of system calls to be made by the child. It is built once and run once; it is not
 // safe for concurrent use. The zero value is an empty program.
 type Program struct {
-	ins  []*Instruction
+	memory
+	from *memory // what release gives back, nil before the first call or argument
+	fds  []*os.File
+}
+
+// memory is used again by later programs: a container's start has dozens, of hundreds of calls.
+type memory struct {
+	ins  []*Instruction // up to its capacity it may hold some to be used again
 	data []byte
 	ptrs []int // offsets in data that hold an offset in data, to be made an address
-	fds  []*os.File
+}
+
+const (
+	// maxShelved bounds how many memories are kept, maxKept the data in each: a container's arguments may be longer.
+	maxShelved = 8
+	maxKept    = 16 << 10
+)
+
+// shelf keeps memories until the next collection. (A sync.Pool keeps them until the one after, so for good in a shim that
+// rests.)
+type shelf struct {
+	mu   sync.Mutex
+	free []weak.Pointer[memory]
+}
+
+var memories shelf
+
+func (s *shelf) take() *memory {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for n := len(s.free); n > 0; n = len(s.free) {
+		m := s.free[n-1].Value()
+		s.free = s.free[:n-1]
+		if m != nil {
+			return m
+		}
+	}
+	return new(memory)
+}
+
+func (s *shelf) put(m *memory) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.free) < maxShelved {
+		s.free = append(s.free, weak.Make(m))
+	}
+}
+
+func (p *Program) begin() {
+	if p.from == nil {
+		p.from = memories.take()
+		p.memory = *p.from
+	}
+}
+
+// release ends the use of a program that was run. It is empty then.
+func (p *Program) release() {
+	m := p.from
+	if m == nil {
+		return
+	}
+	for _, i := range p.ins {
+		*i = Instruction{}
+	}
+	*m = memory{p.ins[:0], p.data[:0], p.ptrs[:0]}
+	if cap(m.data) > maxKept {
+		m.data = nil
+	}
+	*p = Program{}
+	memories.put(m)
 }
 
 // Do adds a system call. what says in an error message what the call is for: "mount /proc".
 func (p *Program) Do(what string, nr uintptr, args ...Arg) *Instruction {
-	i := &Instruction{what: what, nr: uint64(nr), args: args}
-	p.ins = append(p.ins, i)
+	i := p.add(what, uint64(nr))
+	i.take(args)
 	return i
+}
+
+func (p *Program) add(what string, nr uint64) *Instruction {
+	p.begin()
+	n := len(p.ins)
+	if n < cap(p.ins) && p.ins[:n+1][n] != nil {
+		p.ins = p.ins[:n+1]
+	} else {
+		p.ins = append(p.ins, new(Instruction))
+	}
+	p.ins[n].what, p.ins[n].nr = what, nr
+	return p.ins[n]
+}
+
+func (i *Instruction) take(args []Arg) {
+	for n, a := range args[:min(len(args), maxArgs)] {
+		i.values[n], i.kinds[n] = a.value, a.kind
+	}
 }
 
 const (
@@ -97,7 +187,7 @@ const (
 
 // GoTo adds a jump.
 func (p *Program) GoTo(l *Label) {
-	p.ins = append(p.ins, &Instruction{nr: opJump, goTo: l})
+	p.add("", opJump).goTo = l
 }
 
 // Mark sets l to the next instruction.
@@ -107,12 +197,23 @@ func (p *Program) Mark(l *Label) { l.index, l.set = len(p.ins), true }
 func (p *Program) Empty() bool { return len(p.ins) == 0 }
 
 // String passes a NUL-terminated string by address.
-func (p *Program) String(s string) Arg { return p.Bytes(append([]byte(s), 0)) }
+func (p *Program) String(s string) Arg {
+	p.begin()
+	off := len(p.data)
+	p.data = append(append(p.data, s...), 0)
+	return p.since(off)
+}
 
 // Bytes passes b by address, aligned to eight bytes.
 func (p *Program) Bytes(b []byte) Arg {
+	p.begin()
 	off := len(p.data)
 	p.data = append(p.data, b...)
+	return p.since(off)
+}
+
+// since passes what lies in the data from off on.
+func (p *Program) since(off int) Arg {
 	for len(p.data)%8 != 0 {
 		p.data = append(p.data, 0)
 	}
@@ -121,17 +222,15 @@ func (p *Program) Bytes(b []byte) Arg {
 
 // Words passes an array of 64-bit numbers by address; Args of kind String or Bytes become pointers in it.
 func (p *Program) Words(words ...Arg) Arg {
-	b := make([]byte, 0, 8*len(words))
+	p.begin()
+	off := len(p.data)
 	for _, w := range words {
-		b = binary.LittleEndian.AppendUint64(b, w.value)
-	}
-	a := p.Bytes(b)
-	for n, w := range words {
 		if w.kind == inData {
-			p.ptrs = append(p.ptrs, int(a.value)+8*n)
+			p.ptrs = append(p.ptrs, len(p.data))
 		}
+		p.data = binary.LittleEndian.AppendUint64(p.data, w.value)
 	}
-	return a
+	return p.since(off)
 }
 
 // Strings passes a NULL-terminated array of strings, as execve wants its argv and envp.
@@ -203,10 +302,12 @@ func (p *Program) resolve(data []byte, base uint64) {
 
 // mapBig maps the descriptor behind the program's own n ones.
 func mapBig(n, size int) *Instruction {
-	return &Instruction{what: "map arguments", nr: unix.SYS_MMAP, args: []Arg{
+	i := &Instruction{what: "map arguments", nr: unix.SYS_MMAP}
+	i.take([]Arg{
 		Int(bigAddr), Int(size), Int(unix.PROT_READ | unix.PROT_WRITE), Int(unix.MAP_PRIVATE | unix.MAP_FIXED),
 		{value: fdsAddr + 4*uint64(n), kind: loaded}, Int(0),
-	}}
+	})
+	return i
 }
 
 func appendInstruction(b []byte, i *Instruction, dataAt uint64, first int) []byte {
@@ -219,21 +320,16 @@ func appendInstruction(b []byte, i *Instruction, dataAt uint64, first int) []byt
 	put := func(v uint64) { b = binary.LittleEndian.AppendUint64(b, v) }
 	put(i.nr)
 	var mask uint64
-	for n := range 6 {
-		var a Arg
+	for n, v := range i.values {
 		switch {
 		case i.goTo != nil && n == 0:
-			a = Arg{value: place(i.goTo)}
-		case n < len(i.args):
-			a = i.args[n]
-		}
-		switch a.kind {
-		case inData:
-			a.value += dataAt
-		case loaded:
+			v = place(i.goTo)
+		case i.kinds[n] == inData:
+			v += dataAt
+		case i.kinds[n] == loaded:
 			mask |= 1 << n
 		}
-		put(a.value)
+		put(v)
 	}
 	put(i.out)
 	put(mask)

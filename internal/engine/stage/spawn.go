@@ -75,7 +75,8 @@ func (p *Program) Answer() { p.answer() }
 
 // RunInTwo is Run for a program with one Answer in it: middle is called when that has come.
 func (s *Stage) RunInTwo(ctx context.Context, p *Program, middle func() error) error {
-	if err := s.Run(ctx, p); err != nil {
+	defer p.release()
+	if err := s.run(ctx, p); err != nil {
 		return err
 	}
 	if err := middle(); err != nil {

@@ -131,6 +131,7 @@ func (l *Launcher) Start(a Attr) (*Stage, error) {
 // container's program is to have, and forbids that anybody looks into the child.
 func (s *Stage) hideSocket(extra int) error {
 	var p Program
+	defer p.release()
 	p.Do("hide from ptrace", unix.SYS_PRCTL, Int(unix.PR_SET_DUMPABLE), Int(0))
 	p.Do("move socket", unix.SYS_FCNTL, Int(socketFD), Int(unix.F_DUPFD_CLOEXEC), Int(4+extra)).Into(Cell{addr: dataBase})
 	p.Do("close socket", unix.SYS_CLOSE, Int(socketFD))
@@ -171,6 +172,12 @@ var ErrExecuted = errors.New("stage: the child has left")
 // which another program may be sent; ErrExecuted when the child has executed another program or has
 // died; the context's error when that ended first.
 func (s *Stage) Run(ctx context.Context, p *Program) error {
+	defer p.release()
+	return s.run(ctx, p)
+}
+
+// run is Run for a program that answers more than once.
+func (s *Stage) run(ctx context.Context, p *Program) error {
 	stop := context.AfterFunc(ctx, func() { s.sock.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
 	if s.pendingHide() {
