@@ -17,6 +17,7 @@ import (
 
 	"github.com/11f9778f/berth/internal/config"
 	"github.com/11f9778f/berth/internal/node"
+	"github.com/11f9778f/berth/internal/sys"
 )
 
 // daemonOf is what tells berth node and berth cri apart.
@@ -45,6 +46,9 @@ func (c *cli) daemon(cmd *cobra.Command, of daemonOf) error {
 	d := &daemon{level: new(slog.LevelVar), load: load, loaded: loaded}
 	d.log = newLog(c.err, loaded.Log.Format, d.level)
 	d.setLevel()
+	if err := sys.SlackTimers(time.Millisecond); err != nil {
+		d.log.Debug("timers stay as they are", "err", err)
+	}
 	cfg := nodeConfig(loaded, d.log)
 	cfg.CRIOnly, cfg.IdleExit = of.criOnly, of.idleExit
 

@@ -19,6 +19,7 @@ import (
 	"github.com/11f9778f/berth/internal/shim/crilog"
 	"github.com/11f9778f/berth/internal/shim/launch"
 	"github.com/11f9778f/berth/internal/shim/server"
+	"github.com/11f9778f/berth/internal/sys"
 )
 
 // flags are those of containerd's shim v2 protocol.
@@ -74,6 +75,7 @@ func serve(f flags) error {
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGPIPE)
 	debug.SetGCPercent(200) // no collection for the first containers: see the server's rest
 	runtime.GOMAXPROCS(min(runtime.GOMAXPROCS(0), 4))
+	_ = sys.SlackTimers(time.Millisecond) // without the capability for it, all is as right, and slower
 	boot, files, err := launch.ReadBoot(os.Stdin)
 	if err != nil {
 		return err

@@ -62,7 +62,7 @@ func (t Tool) Dump(ctx context.Context, d Dump) error {
 		if err := joinOf(d.Pid, d.SharedIPC, d.SharedUTS); err != nil {
 			return err
 		}
-		return cmd.Start()
+		return sys.Punctual(cmd.Start)
 	}); err != nil {
 		return fmt.Errorf("start %s: %w", t.Path, err)
 	}

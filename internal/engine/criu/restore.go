@@ -97,7 +97,7 @@ func (r Restore) run(ctx context.Context, cmd *exec.Cmd, ext []mount) error {
 		if err := r.enter(ext); err != nil {
 			return err
 		}
-		return cmd.Start()
+		return sys.Punctual(cmd.Start)
 	}); err != nil {
 		return err
 	}

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/11f9778f/berth/internal/sys"
 )
 
 // Launcher starts children from one sealed memfd. One is enough for a process.
@@ -103,15 +105,19 @@ func (l *Launcher) Start(a Attr) (*Stage, error) {
 		files = append(files, f.Fd())
 	}
 	pidfd := -1
-	sys := &syscall.SysProcAttr{
+	attr := &syscall.SysProcAttr{
 		Cloneflags: a.Cloneflags, PidFD: &pidfd,
 		UidMappings: a.UIDMap, GidMappings: a.GIDMap, GidMappingsEnableSetgroups: true,
 	}
 	if a.Cgroup != nil {
-		sys.UseCgroupFD, sys.CgroupFD = true, int(a.Cgroup.Fd())
+		attr.UseCgroupFD, attr.CgroupFD = true, int(a.Cgroup.Fd())
 	}
 	exe := fmt.Sprintf("/proc/self/fd/%d", l.file.Fd())
-	pid, err := syscall.ForkExec(exe, []string{"berth-init"}, &syscall.ProcAttr{Files: files, Env: []string{}, Sys: sys})
+	var pid int
+	err = sys.Punctual(func() (err error) {
+		pid, err = syscall.ForkExec(exe, []string{"berth-init"}, &syscall.ProcAttr{Files: files, Env: []string{}, Sys: attr})
+		return err
+	})
 	if err != nil {
 		unix.Close(pair[0])
 		return nil, fmt.Errorf("stage: start child: %w", err)

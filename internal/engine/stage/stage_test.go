@@ -7,8 +7,11 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/11f9778f/berth/internal/sys"
 )
 
 func start(t testing.TB, a Attr) *Stage {
@@ -53,6 +56,18 @@ func TestResultsAndCells(t *testing.T) {
 	}
 	if cwd, _ := os.Readlink("/proc/" + itoa(s.Pid) + "/cwd"); cwd != "/etc" {
 		t.Errorf("cwd of the child: %q", cwd)
+	}
+}
+
+// TestChildIsPunctual: the child does not inherit its parent's timer slack.
+func TestChildIsPunctual(t *testing.T) {
+	if err := sys.SlackTimers(time.Millisecond); err != nil {
+		t.Skipf("it takes CAP_SYS_NICE: %v", err)
+	}
+	t.Cleanup(func() { _ = sys.SlackTimers(50 * time.Microsecond) })
+	s := start(t, Attr{})
+	if got, err := os.ReadFile("/proc/" + itoa(s.Pid) + "/timerslack_ns"); err != nil || string(got) != "50000\n" {
+		t.Errorf("timer slack of the child: %q, %v, want 50000", got, err)
 	}
 }
 

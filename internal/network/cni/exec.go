@@ -17,6 +17,8 @@ import (
 	"github.com/containernetworking/cni/pkg/invoke"
 	"github.com/containernetworking/cni/pkg/types"
 	"github.com/containernetworking/cni/pkg/version"
+
+	"github.com/11f9778f/berth/internal/sys"
 )
 
 const (
@@ -59,7 +61,10 @@ func (r *runner) ExecPlugin(ctx context.Context, path string, stdin []byte, env 
 		cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 		cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 		cmd.WaitDelay = pipeGrace
-		return cmd.Run()
+		if err := sys.Punctual(cmd.Start); err != nil {
+			return err
+		}
+		return cmd.Wait()
 	}
 	err := run()
 	for errors.Is(err, syscall.ETXTBSY) && ctx.Err() == nil { // it is being installed

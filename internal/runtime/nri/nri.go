@@ -20,6 +20,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/11f9778f/berth/internal/runtime"
+	"github.com/11f9778f/berth/internal/sys"
 )
 
 // Config says where plugins come from.
@@ -76,7 +77,7 @@ func New(cfg Config) (*Plugins, error) {
 // Start starts plugins and lets others connect.
 func (p *Plugins) Start(rt Runtime) error {
 	p.rt = rt
-	if err := p.nri.Start(); err != nil {
+	if err := sys.Punctual(p.nri.Start); err != nil {
 		return fmt.Errorf("start the Node Resource Interface: %w", err)
 	}
 	return nil

@@ -17,6 +17,8 @@ import (
 	taskv3 "github.com/containerd/containerd/api/runtime/task/v3"
 	"github.com/containerd/ttrpc"
 	"google.golang.org/protobuf/proto"
+
+	"github.com/11f9778f/berth/internal/sys"
 )
 
 const (
@@ -109,7 +111,11 @@ func (g *group) command(ctx context.Context, id, bundle string, stdin []byte, ar
 	var out limited
 	cmd.Stdout = &out
 	cmd.WaitDelay = time.Second
-	if err := cmd.Run(); err != nil {
+	err = sys.Punctual(cmd.Start)
+	if err == nil {
+		err = cmd.Wait()
+	}
+	if err != nil {
 		said := make([]byte, 1024)
 		n, _ := stderr.ReadAt(said, 0)
 		return nil, fmt.Errorf("%w: %s", err, bytes.TrimSpace(said[:n]))

@@ -112,7 +112,7 @@ func Start(ctx context.Context, binary string, b Boot, files map[string]*sys.Hel
 	cmd.Env = environment()
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(boot), stdout, logFile
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	err = cmd.Start()
+	err = sys.Punctual(cmd.Start)
 	stdout.Close()
 	if err != nil {
 		return nil, fmt.Errorf("start shim %s: %w", binary, err)

@@ -15,6 +15,7 @@ import (
 	"github.com/containerd/errdefs"
 
 	"github.com/11f9778f/berth/internal/shim/crilog"
+	"github.com/11f9778f/berth/internal/sys"
 )
 
 const (
@@ -66,7 +67,7 @@ func startLogger(uri, id, namespace string, uid, gid int) (*logger, error) {
 	defer ready.Close()
 	theirs[2].Fd() // blocking, as programs expect
 	l.cmd.ExtraFiles = theirs[:]
-	if err = l.cmd.Start(); err != nil {
+	if err = sys.Punctual(l.cmd.Start); err != nil {
 		return nil, fmt.Errorf("start logging program: %w", err)
 	}
 	go func() { defer close(l.ended); l.cmd.Wait() }()
