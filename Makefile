@@ -33,7 +33,7 @@ test: lint build busybox containerd cni crictl criu strace ## everything: lint, 
 	go test -p 2 -timeout 20m $$(go list ./... | grep -v /test$$)
 	go test -timeout 25m -v -count=1 -failfast ./test $(if $(RUN),-run $(RUN))
 	$(MAKE) conformance-cri
-	$(MAKE) conformance-cri CRITEST="-parallel 4 -websocket"
+	$(MAKE) conformance-cri CRITEST="-parallel 4 -websocket -no-pools"
 	$(MAKE) conformance-cri-more
 	go run ./test/ocivalidate
 	$(MAKE) test-vm-short

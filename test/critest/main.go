@@ -31,6 +31,7 @@ type options struct {
 	containerd          string
 	parallel, times     int
 	websocket, verbose  bool
+	noPools             bool
 }
 
 func main() {
@@ -44,6 +45,7 @@ func main() {
 	flag.IntVar(&o.parallel, "parallel", 1, "specs at once")
 	flag.IntVar(&o.times, "times", 1, "run everything so often")
 	flag.BoolVar(&o.websocket, "websocket", false, "exec, attach and port-forward over WebSocket instead of SPDY")
+	flag.BoolVar(&o.noPools, "no-pools", false, "with a node that makes nothing ahead: no spare shim, namespaces or writable layers")
 	flag.BoolVar(&o.verbose, "v", false, "show critest's own output")
 	flag.Parse()
 	if err := run(ctx, o); err != nil {
@@ -132,7 +134,7 @@ func (s *suite) start(ctx context.Context) (runtime, error) {
 	if s.o.containerd != "" {
 		return startContainerd(ctx, s.o.containerd, s.o.berth, filepath.Join(s.dir, "c"), s.internet.environment())
 	}
-	return startNode(ctx, s.o.berth, filepath.Join(s.dir, "node"), s.internet.environment())
+	return startNode(ctx, s.o, filepath.Join(s.dir, "node"), s.internet.environment())
 }
 
 // once runs the specs against a fresh node.
