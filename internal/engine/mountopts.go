@@ -68,12 +68,12 @@ var ignoredOptions = map[string]bool{
 	"": true, "defaults": true, "loud": true, "silent": true, "mand": true, "nomand": true, "iversion": true, "noiversion": true,
 }
 
-// parseMountOptions sorts an option list. Options that it does not know belong to the filesystem.
 // isBind tells whether a mount shows what is mounted elsewhere already (mount(8), "Bind mount operation").
 func isBind(fstype string, options []string) bool {
 	return fstype == "bind" || slices.Contains(options, "bind") || slices.Contains(options, "rbind")
 }
 
+// parseMountOptions sorts an option list. Options that it does not know belong to the filesystem.
 func parseMountOptions(options []string) (mountOptions, error) {
 	var o mountOptions
 	for _, opt := range options {

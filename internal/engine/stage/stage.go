@@ -176,7 +176,7 @@ var ErrExecuted = errors.New("stage: the child has left")
 
 // Run sends p and waits until the child has run it. It returns an *Error for a call that failed, after
 // which another program may be sent; ErrExecuted when the child has executed another program or has
-// died; the context's error when that ended first.
+// died; the context's error when that ended first. p is empty afterwards.
 func (s *Stage) Run(ctx context.Context, p *Program) error {
 	defer p.release()
 	return s.run(ctx, p)
