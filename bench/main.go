@@ -27,6 +27,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/11f9778f/berth/test/stock"
 )
 
 type options struct {
@@ -207,7 +209,7 @@ func (o options) targets(ctx context.Context) (targets []*target, stop func(), e
 	}
 	nodes := []struct{ name, config string }{{"berth", ""}}
 	if o.noPools {
-		nodes = append(nodes, struct{ name, config string }{"berth-no-pools", noPools})
+		nodes = append(nodes, struct{ name, config string }{"berth-no-pools", stock.NoPools})
 	}
 	for _, k := range nodes {
 		n, err := startNode(ctx, o.berth, k.config)

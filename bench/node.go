@@ -30,9 +30,6 @@ type node struct {
 	log   *os.File
 }
 
-// noPools is the configuration of a node that makes nothing ahead of its use.
-const noPools = "network.spares = 0\nshims.spare = false\nimages.blanks = 0\n"
-
 // startNode starts a node in a temporary folder, with this configuration, and gives it the image.
 func startNode(ctx context.Context, berth, config string) (_ *node, err error) {
 	abs, err := filepath.Abs(berth)

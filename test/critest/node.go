@@ -26,9 +26,6 @@ type node struct {
 	ended      chan error
 }
 
-// noPools is the configuration of a node that makes nothing ahead of its use.
-const noPools = "network.spares = 0\nshims.spare = false\nimages.blanks = 0\n"
-
 // startNode starts a node with more in its environment.
 func startNode(ctx context.Context, o options, dir string, env []string) (*node, error) {
 	abs, err := filepath.Abs(o.berth)
@@ -48,7 +45,7 @@ func startNode(ctx context.Context, o options, dir string, env []string) (*node,
 	n.cmd = n.command("node", "--log-level", "debug")
 	if o.noPools {
 		config := filepath.Join(dir, "config.toml")
-		if err := os.WriteFile(config, []byte(noPools), 0o644); err != nil {
+		if err := os.WriteFile(config, []byte(stock.NoPools), 0o644); err != nil {
 			return nil, err
 		}
 		n.cmd.Args = append(n.cmd.Args, "--config", config)

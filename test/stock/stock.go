@@ -1,5 +1,5 @@
-// Package stock configures a stock containerd with a CRI plugin, for programs that measure or judge one beside Berth. It
-// starts nothing.
+// Package stock configures a stock containerd with a CRI plugin, for programs that measure or judge one beside Berth, and a
+// Berth that is as bare as one. It starts nothing.
 package stock
 
 import (
@@ -11,6 +11,9 @@ import (
 	"strings"
 	"time"
 )
+
+// NoPools is the configuration of a Berth that makes nothing ahead of its use.
+const NoPools = "network.spares = 0\nshims.spare = false\nimages.blanks = 0\n"
 
 // Containerd is a containerd of somebody's own, all of it in one folder.
 type Containerd struct {
