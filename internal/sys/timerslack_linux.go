@@ -3,6 +3,7 @@ package sys
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"runtime"
 	"strconv"
 	"time"
@@ -42,4 +43,12 @@ func Punctual(start func() error) error {
 	}
 	defer unix.Prctl(unix.PR_SET_TIMERSLACK, uintptr(own), 0, 0, 0)
 	return start()
+}
+
+// RunPunctual is cmd.Run with a Punctual start.
+func RunPunctual(cmd *exec.Cmd) error {
+	if err := Punctual(cmd.Start); err != nil {
+		return err
+	}
+	return cmd.Wait()
 }

@@ -61,10 +61,7 @@ func (r *runner) ExecPlugin(ctx context.Context, path string, stdin []byte, env 
 		cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 		cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 		cmd.WaitDelay = pipeGrace
-		if err := sys.Punctual(cmd.Start); err != nil {
-			return err
-		}
-		return cmd.Wait()
+		return sys.RunPunctual(cmd)
 	}
 	err := run()
 	for errors.Is(err, syscall.ETXTBSY) && ctx.Err() == nil { // it is being installed

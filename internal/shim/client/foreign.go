@@ -111,11 +111,7 @@ func (g *group) command(ctx context.Context, id, bundle string, stdin []byte, ar
 	var out limited
 	cmd.Stdout = &out
 	cmd.WaitDelay = time.Second
-	err = sys.Punctual(cmd.Start)
-	if err == nil {
-		err = cmd.Wait()
-	}
-	if err != nil {
+	if err := sys.RunPunctual(cmd); err != nil {
 		said := make([]byte, 1024)
 		n, _ := stderr.ReadAt(said, 0)
 		return nil, fmt.Errorf("%w: %s", err, bytes.TrimSpace(said[:n]))
